@@ -1,0 +1,5 @@
+//! Tells the plugin its version, commit and release date.
+
+fn main() {
+    gst_plugin_version_helper::info();
+}

@@ -1,0 +1,3 @@
+//! The GStreamer side of describe: elements translate events and buffers; thinking is in `describe-models`.
+
+pub mod clip;
