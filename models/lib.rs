@@ -9,6 +9,7 @@ pub mod experts;
 pub mod observation;
 pub mod pack;
 pub mod runtime;
+pub mod sampling;
 pub mod time;
 pub mod wire;
 
