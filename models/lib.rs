@@ -8,6 +8,7 @@ pub mod describer;
 pub mod experts;
 pub mod observation;
 pub mod pack;
+pub mod picture;
 pub mod runtime;
 pub mod sampling;
 pub mod time;
