@@ -9,6 +9,7 @@ use gst::{glib, prelude::*, subclass::prelude::*};
 use gst_base::{prelude::*, subclass::prelude::*};
 
 use super::{
+    pads::Pads,
     stream::{BufferError, Media, Placed, Stream, place},
     video,
 };
@@ -18,7 +19,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("clipsampler", gst::DebugColorFlags::empty(), Some("cuts picture and sound into clips"))
 });
 
-const DEFAULT_DURATION: gst::ClockTime = gst::ClockTime::from_seconds(4);
+const DEFAULT_DURATION_NS: u64 = 4_000_000_000;
 const DEFAULT_FRAMES: u32 = 8;
 /// Where nothing downstream says what it wants: enough for a classifier, little enough to move.
 const DEFAULT_SHAPE: ClipShape = ClipShape { max_size: 448, rate: 16_000 };
@@ -27,50 +28,19 @@ const DURATION_RANGE: (u64, u64) = (1_000_000, 600_000_000_000);
 
 #[derive(Debug, Clone, Copy)]
 struct Settings {
-    duration: gst::ClockTime,
-    interval: gst::ClockTime,
+    duration: u64,
+    interval: u64,
     frames: u32,
 }
 
 impl Settings {
     fn plan(self, shape: ClipShape) -> ClipPlan {
-        let interval = if self.interval.is_zero() { self.duration } else { self.interval };
         ClipPlan {
-            duration_ns: self.duration.nseconds(),
-            interval_ns: interval.nseconds(),
+            duration_ns: self.duration,
+            interval_ns: if self.interval == 0 { self.duration } else { self.interval },
             frames: self.frames as usize,
             rate: shape.rate,
         }
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-struct Pads {
-    video: Option<gst_base::AggregatorPad>,
-    audio: Option<gst_base::AggregatorPad>,
-}
-
-impl Pads {
-    fn get(&self, media: Media) -> Option<&gst_base::AggregatorPad> {
-        match media {
-            Media::Video => self.video.as_ref(),
-            Media::Audio => self.audio.as_ref(),
-        }
-    }
-
-    fn slot(&mut self, media: Media) -> &mut Option<gst_base::AggregatorPad> {
-        match media {
-            Media::Video => &mut self.video,
-            Media::Audio => &mut self.audio,
-        }
-    }
-
-    fn media_of(&self, pad: &gst_base::AggregatorPad) -> Option<Media> {
-        [Media::Video, Media::Audio].into_iter().find(|media| self.get(*media) == Some(pad))
-    }
-
-    fn all(&self) -> impl Iterator<Item = (Media, &gst_base::AggregatorPad)> {
-        [Media::Video, Media::Audio].into_iter().filter_map(|media| Some((media, self.get(media)?)))
     }
 }
 
@@ -84,7 +54,18 @@ enum Fed {
     Over(bool),
 }
 
+#[derive(glib::Properties)]
+#[properties(wrapper_type = super::ClipSampler)]
 pub struct ClipSampler {
+    #[property(name = "clip-duration", nick = "Clip duration", get, set = Self::set_duration, type = u64, member = duration,
+        blurb = "Length of a clip in nanoseconds; the latency is set to the same",
+        builder().minimum(DURATION_RANGE.0).maximum(DURATION_RANGE.1).default_value(DEFAULT_DURATION_NS).mutable_ready())]
+    #[property(name = "clip-interval", nick = "Clip interval", get, set, type = u64, member = interval,
+        blurb = "From the start of a clip to the start of the next, in nanoseconds; 0: the clip duration, less: overlap",
+        builder().maximum(DURATION_RANGE.1).mutable_ready())]
+    #[property(name = "frames", nick = "Frames", get, set, type = u32, member = frames,
+        blurb = "Most frames in a clip, chosen nearest to as many even instants",
+        builder().minimum(1).maximum(256).default_value(DEFAULT_FRAMES).mutable_ready())]
     settings: Mutex<Settings>,
     pads: Mutex<Pads>,
     stream: Mutex<Stream>,
@@ -103,11 +84,7 @@ impl ObjectSubclass for ClipSampler {
 
     fn new() -> Self {
         Self {
-            settings: Mutex::new(Settings {
-                duration: DEFAULT_DURATION,
-                interval: gst::ClockTime::ZERO,
-                frames: DEFAULT_FRAMES,
-            }),
+            settings: Mutex::new(Settings { duration: DEFAULT_DURATION_NS, interval: 0, frames: DEFAULT_FRAMES }),
             pads: Mutex::default(),
             stream: Mutex::new(Stream::new()),
         }
@@ -115,69 +92,34 @@ impl ObjectSubclass for ClipSampler {
 }
 
 impl ObjectImpl for ClipSampler {
+    /// The derive macro knows no boxed structures, so `stats` is by hand.
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            vec![
-                glib::ParamSpecUInt64::builder("clip-duration")
-                    .nick("Clip duration")
-                    .blurb("Length of a clip in nanoseconds; the latency is set to the same")
-                    .minimum(DURATION_RANGE.0)
-                    .maximum(DURATION_RANGE.1)
-                    .default_value(DEFAULT_DURATION.nseconds())
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt64::builder("clip-interval")
-                    .nick("Clip interval")
-                    .blurb("Time from the start of a clip to the start of the next in nanoseconds; 0: the clip duration, less: overlap")
-                    .maximum(DURATION_RANGE.1)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("frames")
-                    .nick("Frames")
-                    .blurb("Most frames in a clip, chosen nearest to as many even instants")
-                    .minimum(1)
-                    .maximum(256)
-                    .default_value(DEFAULT_FRAMES)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                    .nick("Statistics")
-                    .blurb("clips, frames-in, frames-used, samples-in, samples-filled, late: counted since READY (all uint64)")
-                    .read_only()
-                    .build(),
-            ]
+        static ALL: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let stats = glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                .nick("Statistics")
+                .blurb(
+                    "clips, frames-in, frames-used, samples-in, samples-filled, late: counted since READY (all uint64)",
+                )
+                .read_only()
+                .build();
+            [ClipSampler::derived_properties(), &[stats]].concat()
         });
-        &PROPERTIES
+        &ALL
     }
 
-    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        // GObject has checked type and range.
-        let mut settings = lock(&self.settings);
-        match pspec.name() {
-            "clip-duration" => settings.duration = gst::ClockTime::from_nseconds(value.get().unwrap_or_default()),
-            "clip-interval" => settings.interval = gst::ClockTime::from_nseconds(value.get().unwrap_or_default()),
-            _ => settings.frames = value.get().unwrap_or(DEFAULT_FRAMES),
-        }
-        let duration = settings.duration;
-        drop(settings);
-        self.obj().set_property("latency", duration.nseconds());
+    fn property(&self, id: usize, spec: &glib::ParamSpec) -> glib::Value {
+        if spec.name() == "stats" { self.stats().to_value() } else { self.derived_property(id, spec) }
     }
 
-    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let settings = *lock(&self.settings);
-        match pspec.name() {
-            "clip-duration" => settings.duration.nseconds().to_value(),
-            "clip-interval" => settings.interval.nseconds().to_value(),
-            "frames" => settings.frames.to_value(),
-            _ => self.stats().to_value(),
-        }
+    fn set_property(&self, id: usize, value: &glib::Value, spec: &glib::ParamSpec) {
+        self.derived_set_property(id, value, spec);
     }
 
     fn constructed(&self) {
         self.parent_constructed();
         // Up to GStreamer 1.24 a pad's queue has room for this property's time only, not for the latency a subclass
         // sets: with less, a live clip gets no more than the frames that came last.
-        self.obj().set_property("latency", DEFAULT_DURATION.nseconds());
+        self.obj().set_property("latency", DEFAULT_DURATION_NS);
     }
 }
 
@@ -355,6 +297,11 @@ impl AggregatorImpl for ClipSampler {
 }
 
 impl ClipSampler {
+    fn set_duration(&self, duration: u64) {
+        lock(&self.settings).duration = duration;
+        self.obj().set_property("latency", duration);
+    }
+
     fn stats(&self) -> gst::Structure {
         let counts = lock(&self.stream).counts();
         gst::Structure::builder("stats")
@@ -389,7 +336,7 @@ impl ClipSampler {
             .and_then(|segment| segment.to_stream_time(segment.start()))
             .map_or(0, gst::ClockTime::nseconds);
         let settings = *lock(&self.settings);
-        let origin = first.filter(|first| *first >= start + settings.duration.nseconds()).unwrap_or(start);
+        let origin = first.filter(|first| *first >= start + settings.duration).unwrap_or(start);
         if first.is_none() && timeout && !pads.all().all(|(_, pad)| pad.is_eos()) {
             return Ok(false);
         }

@@ -27,7 +27,9 @@ use gst::glib;
 use gst::prelude::*;
 
 mod audio;
+#[allow(missing_docs, reason = "the derive macro makes accessors without documentation")]
 mod imp;
+mod pads;
 mod stream;
 mod video;
 
