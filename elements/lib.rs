@@ -1,3 +1,4 @@
 //! The GStreamer side of describe: elements translate events and buffers; thinking is in `describe-models`.
 
 pub mod clip;
+pub mod observation;
