@@ -2,4 +2,11 @@
 
 pub mod bridge;
 pub mod clip;
+pub mod clipdescriber;
 pub mod observation;
+
+/// Makes every element known to GStreamer.
+pub fn register(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
+    clipdescriber::register(plugin)?;
+    Ok(())
+}
