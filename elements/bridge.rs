@@ -2,12 +2,14 @@
 //!
 //! A plugin must not take the process-wide subscriber of `tracing` away from the application, so the bridge is there
 //! only around the calls into the models, only in the calling thread, and only where the application has none itself.
+//! What ONNX Runtime says in its own threads, of which nobody else hears, comes here, too.
 
 use std::{
     fmt::{self, Write as _},
     sync::LazyLock,
 };
 
+use describe_models::runtime;
 use gst::{glib, prelude::*};
 use tracing::{
     Dispatch, Event, Level, Metadata, Subscriber,
@@ -20,7 +22,11 @@ static DESCRIBE: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("describe", gst::DebugColorFlags::empty(), Some("Models of describe")));
 static ONNXRUNTIME: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("onnxruntime", gst::DebugColorFlags::empty(), Some("ONNX Runtime")));
-static BRIDGE: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Bridge));
+static BRIDGE: LazyLock<Dispatch> = LazyLock::new(|| {
+    let bridge = Dispatch::new(Bridge);
+    runtime::listen(bridge.clone());
+    bridge
+});
 
 /// Calls `work` with everything it logs going to GStreamer, unless the application listens already.
 pub fn with_bridge<T>(work: impl FnOnce() -> T) -> T {
