@@ -16,6 +16,7 @@ use ort::{
     session::{Session, SessionInputs, SessionOutputs, builder::GraphOptimizationLevel},
     value::ValueType,
 };
+use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
 use crate::describer::{Cancel, DescribeError, LoadError};
 
@@ -81,8 +82,24 @@ fn open(path: Option<&Path>) -> Result<(Environment, PathBuf), LoadError> {
     Err(LoadError::NoRuntime { tried })
 }
 
-/// Called by ONNX Runtime from its own threads.
+/// Who hears what ONNX Runtime says in threads where nobody listens.
+static LISTENER: OnceCell<Dispatch> = OnceCell::new();
+
+/// Lets `listener` hear what ONNX Runtime says in its own threads, unless the program listens there; the first stays.
+pub fn listen(listener: Dispatch) {
+    let _ = LISTENER.set(listener);
+}
+
+/// Called by ONNX Runtime, also from its own threads.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
+    let say = || say(level, category, location, message);
+    match LISTENER.get().filter(|_| dispatcher::get_default(|current| current.is::<NoSubscriber>())) {
+        Some(listener) => dispatcher::with_default(listener, say),
+        None => say(),
+    }
+}
+
+fn say(level: LogLevel, category: &str, location: &str, message: &str) {
     match level {
         LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "onnxruntime", category, location, "{message}"),
         LogLevel::Warning => tracing::warn!(target: "onnxruntime", category, location, "{message}"),
@@ -266,5 +283,43 @@ impl Model {
     /// The piece it was loaded for.
     pub fn piece(&self) -> &str {
         &self.piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    /// Counts the events of ONNX Runtime.
+    #[derive(Clone, Default)]
+    struct Count(Arc<AtomicUsize>);
+
+    impl Subscriber for Count {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "onnxruntime"
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn the_log_of_other_threads_is_heard_unless_somebody_listens_there() {
+        let (ours, theirs) = (Count::default(), Count::default());
+        listen(Dispatch::new(ours.clone()));
+        let warn = || log(LogLevel::Warning, "onnxruntime", "", "session.cc:1", "slow");
+        std::thread::spawn(warn).join().unwrap();
+        let their_subscriber = Dispatch::new(theirs.clone());
+        std::thread::spawn(move || dispatcher::with_default(&their_subscriber, warn)).join().unwrap();
+        assert_eq!((ours.0.load(Ordering::Relaxed), theirs.0.load(Ordering::Relaxed)), (1, 1));
     }
 }

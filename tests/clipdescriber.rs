@@ -1,0 +1,88 @@
+//! The element `clipdescriber` as applications meet it: by the name of its factory, from the plugin.
+
+use gst::prelude::*;
+
+fn describer() -> gst::Element {
+    gst::init().unwrap();
+    gstdescribe::plugin_register_static().unwrap();
+    gst::ElementFactory::make("clipdescriber").build().unwrap()
+}
+
+#[test]
+fn the_plugin_says_what_it_is() {
+    describer();
+    let plugin = gst::Registry::get().find_plugin("describe").unwrap();
+    assert_eq!(plugin.license(), "MIT/X11");
+    assert!(plugin.version().starts_with(env!("CARGO_PKG_VERSION")), "{}", plugin.version());
+}
+
+#[test]
+fn the_pads_have_the_documented_caps() {
+    let element = describer();
+    let caps = |pad: &str| element.static_pad(pad).unwrap().pad_template_caps().to_string();
+    assert_eq!(caps("sink"), "application/x-clip");
+    assert_eq!(caps("src"), "application/x-json, format=(string)observation");
+    assert_eq!(caps("text"), "text/x-raw, format=(string){ pango-markup, utf8 }");
+}
+
+#[test]
+fn properties_have_their_defaults_and_say_when_they_may_change() {
+    let element = describer();
+    let text = |name: &str| {
+        let value = element.property_value(name).serialize().map(|text| text.to_string());
+        value.unwrap_or_else(|_| "NULL".into()).trim_matches('"').replace('\\', "")
+    };
+    let [ready, playing] = [1u32 << 10, 1 << 12];
+    for (name, default, mutable) in [
+        ("model-path", "NULL", ready),
+        ("runtime-path", "NULL", ready),
+        ("kinds", "caption,scene,sound,speech", ready),
+        ("min-confidence", "0", playing),
+        ("threads", "2", ready),
+        ("execution-provider", "cpu", ready),
+        ("language", "NULL", ready),
+        ("post-messages", "false", playing),
+        ("latency", "2000000000", playing),
+        ("skip-late", "true", playing),
+    ] {
+        assert_eq!(text(name), default, "{name}");
+        let spec = element.find_property(name).unwrap();
+        assert_eq!(spec.flags().bits() & (0b111 << 10), mutable, "{name}");
+        assert!(spec.blurb().is_some_and(|blurb| blurb.len() > 10), "{name}");
+    }
+    assert_eq!(element.property::<Option<gst::Structure>>("pieces"), None);
+    let stats = element.property::<gst::Structure>("stats");
+    let names: Vec<&str> = stats.fields().map(|name| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["clips", "described", "skipped", "failed", "observations", "processing-ns", "load-ns", "missing-pieces"]
+    );
+}
+
+#[test]
+fn properties_can_be_set_on_a_command_line() {
+    describer();
+    let line = "clipdescriber name=d kinds=caption,scene execution-provider=tensorrt \
+                pieces=files,tags.model=(string)/a/tags.onnx";
+    let pipeline = gst::parse::launch(line).unwrap();
+    assert_eq!(pipeline.property::<String>("kinds"), "caption,scene");
+    let pieces = pipeline.property::<gst::Structure>("pieces");
+    assert_eq!(pieces.get::<&str>("tags.model"), Ok("/a/tags.onnx"));
+}
+
+#[test]
+fn a_missing_pack_is_an_error_with_the_remedy() {
+    let element = describer();
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    element.set_property("model-path", "nowhere/at/all");
+    assert!(element.set_state(gst::State::Paused).is_err());
+    let error = bus.iter().find_map(|message| match message.view() {
+        gst::MessageView::Error(error) => Some(error.error()),
+        _ => None,
+    });
+    let error = error.unwrap();
+    assert!(error.matches(gst::ResourceError::NotFound));
+    assert!(error.message().contains("run 'describe models fetch'"), "{}", error.message());
+    element.set_state(gst::State::Null).unwrap();
+}
