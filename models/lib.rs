@@ -10,6 +10,7 @@ pub mod observation;
 pub mod pack;
 pub mod runtime;
 pub mod time;
+pub mod timeline;
 pub mod wire;
 
 pub use clip::{Clip, ClipShape, Frame, Sound, Thumbnails};
