@@ -3,6 +3,7 @@
 //! Two nouns: a [`clip::Clip`] is what was seen and heard in a span of stream time; an
 //! [`observation::Observation`] is what is said about a span. A [`describer::Describer`] turns one into the other.
 
+pub mod caption;
 pub mod clip;
 pub mod describer;
 pub mod experts;
