@@ -3,15 +3,18 @@
 //! Two nouns: a [`clip::Clip`] is what was seen and heard in a span of stream time; an
 //! [`observation::Observation`] is what is said about a span. A [`describer::Describer`] turns one into the other.
 
+pub mod caption;
 pub mod clip;
 pub mod describer;
 pub mod experts;
+pub mod lite;
 pub mod observation;
 pub mod pack;
 pub mod picture;
 pub mod runtime;
 pub mod sampling;
 pub mod time;
+pub mod timeline;
 pub mod wire;
 
 pub use clip::{Clip, ClipShape, Frame, Sound, Thumbnails};
