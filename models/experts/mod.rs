@@ -1,5 +1,15 @@
 //! Experts: small single-purpose models. Each says what it knows; what it says is also evidence for the captions.
 
+pub mod files;
+pub mod mel;
+pub mod sounds;
+pub mod speech;
+pub mod tape;
+pub mod voice;
+
+#[cfg(test)]
+mod testing;
+
 use crate::{Cancel, Clip, DescribeError, Observation};
 
 /// A single-purpose model with its state along the stream.
