@@ -16,9 +16,9 @@ pub const WHISPER_BANDS: usize = 80;
 
 const RATE: f64 = 16_000.0;
 /// YAMNet adds this before the logarithm (`LOG_OFFSET`).
-const YAMNET_OFFSET: f32 = 0.001;
+const YAMNET_OFFSET: f64 = 0.001;
 /// Whisper cuts the power off below this.
-const WHISPER_FLOOR: f32 = 1e-10;
+const WHISPER_FLOOR: f64 = 1e-10;
 /// Whisper cuts off what is this much weaker than the strongest point, in log10 of power.
 const WHISPER_RANGE: f32 = 8.0;
 
@@ -52,7 +52,7 @@ impl Scale {
 /// The weights of one band where they are not zero.
 struct Band {
     first: usize,
-    weights: Vec<f32>,
+    weights: Vec<f64>,
 }
 
 /// Triangles over the bins of a real FFT of `fft` samples, evenly spaced in `scale` from `low` to `high` Hz.
@@ -80,20 +80,22 @@ fn filter_bank(scale: Scale, bands: usize, fft: usize, low: f64, high: f64) -> V
             let weights: Vec<f64> = (0..=fft / 2).map(weight).collect();
             let first = weights.iter().position(|&w| w > 0.0).unwrap_or(0);
             let end = weights.iter().rposition(|&w| w > 0.0).map_or(first, |last| last + 1);
-            Band { first, weights: weights[first..end].iter().map(|&w| w as f32).collect() }
+            Band { first, weights: weights[first..end].to_vec() }
         })
         .collect()
 }
 
 /// Turns frames of sound into bands, without allocating.
+///
+/// In double precision: near silence, the rounding of a strong tone would show in the logarithm of weak bands.
 struct Spectrum {
-    fft: Arc<dyn RealToComplex<f32>>,
-    window: Vec<f32>,
+    fft: Arc<dyn RealToComplex<f64>>,
+    window: Vec<f64>,
     bands: Vec<Band>,
-    input: Vec<f32>,
-    output: Vec<Complex<f32>>,
-    scratch: Vec<Complex<f32>>,
-    bins: Vec<f32>,
+    input: Vec<f64>,
+    output: Vec<Complex<f64>>,
+    scratch: Vec<Complex<f64>>,
+    bins: Vec<f64>,
 }
 
 impl Spectrum {
@@ -101,7 +103,7 @@ impl Spectrum {
         let fft = RealFftPlanner::new().plan_fft_forward(fft);
         let hann = |i: usize| 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / WINDOW as f64).cos();
         Self {
-            window: (0..WINDOW).map(|i| hann(i) as f32).collect(),
+            window: (0..WINDOW).map(hann).collect(),
             bands,
             input: fft.make_input_vec(),
             output: fft.make_output_vec(),
@@ -112,10 +114,10 @@ impl Spectrum {
     }
 
     /// Bands of the first [`WINDOW`] of `samples` (missing ones are silence); `measure` says what counts of a bin.
-    fn bands(&mut self, samples: &[f32], measure: impl Fn(Complex<f32>) -> f32, mut each: impl FnMut(usize, f32)) {
+    fn bands(&mut self, samples: &[f32], measure: impl Fn(Complex<f64>) -> f64, mut each: impl FnMut(usize, f64)) {
         self.input.fill(0.0);
         for ((to, from), weight) in self.input.iter_mut().zip(samples).zip(&self.window) {
-            *to = from * weight;
+            *to = f64::from(*from) * weight;
         }
         self.fft
             .process_with_scratch(&mut self.input, &mut self.output, &mut self.scratch)
@@ -141,7 +143,7 @@ impl Default for YamnetMel {
 impl YamnetMel {
     /// Appends one row of [`YAMNET_BANDS`] natural logarithms to `out`, from the first [`WINDOW`] of `samples`.
     pub fn push_row(&mut self, samples: &[f32], out: &mut Vec<f32>) {
-        self.0.bands(samples, |bin| bin.norm(), |_, sum| out.push((sum + YAMNET_OFFSET).ln()));
+        self.0.bands(samples, |bin| bin.norm(), |_, sum| out.push((sum + YAMNET_OFFSET).ln() as f32));
     }
 }
 
@@ -157,14 +159,14 @@ impl Default for WhisperMel {
 impl WhisperMel {
     /// The spectrum `[80, frames]` of `samples` at 16 kHz, followed by silence; about -1 to 1.
     pub fn spectrum(&mut self, samples: &[f32], frames: usize) -> Array2<f32> {
-        let mut out = Array2::from_elem((WHISPER_BANDS, frames), WHISPER_FLOOR.log10());
+        let mut out = Array2::from_elem((WHISPER_BANDS, frames), WHISPER_FLOOR.log10() as f32);
         let padded = reflected(samples);
-        let mut strongest = WHISPER_FLOOR.log10();
+        let mut strongest = WHISPER_FLOOR.log10() as f32;
         // Frames behind the sound are silent; what they hold is there already.
         for frame in 0..frames.min(padded.len().div_ceil(HOP)) {
             let samples = &padded[frame * HOP..];
-            let row = |band: usize, sum: f32| {
-                let level = sum.max(WHISPER_FLOOR).log10();
+            let row = |band: usize, sum: f64| {
+                let level = sum.max(WHISPER_FLOOR).log10() as f32;
                 strongest = strongest.max(level);
                 out[(band, frame)] = level;
             };

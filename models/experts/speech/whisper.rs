@@ -231,3 +231,28 @@ fn empty() -> Result<DynValue, DescribeError> {
     let [layers, heads, width] = CACHE;
     Tensor::from_array(Array5::<f32>::zeros((layers, 1, heads, 0, width))).map(|value| value.into_dyn()).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experts::testing::pack_files;
+
+    #[test]
+    fn the_symbols_that_are_never_said_are_those_of_the_model() {
+        // `suppress_tokens` in the config.json of Whisper base, but for the special tokens.
+        const WANTED: [u32; 82] = [
+            1, 2, 7, 8, 9, 10, 14, 25, 26, 27, 28, 29, 31, 58, 59, 60, 61, 62, 63, 90, 91, 92, 93, 359, 503, 522, 542,
+            873, 893, 902, 918, 922, 931, 1350, 1853, 1982, 2460, 2627, 3246, 3253, 3268, 3536, 3846, 3961, 4183, 4667,
+            6585, 6647, 7273, 9061, 9383, 10428, 10929, 11938, 12033, 12331, 12562, 13793, 14157, 14635, 15265, 15618,
+            16553, 16604, 18362, 18956, 20075, 21675, 22520, 26130, 26161, 26435, 28279, 29464, 31650, 32302, 32470,
+            36865, 42863, 47425, 49870, 50254,
+        ];
+        let Some(files) = pack_files(&[("tokenizer", "speech_tokenizer.json")]) else { return };
+        let tokenizer = Tokenizer::from_file(&files["tokenizer"]).unwrap();
+        let mut found = symbol_tokens(&tokenizer);
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, WANTED);
+        assert_eq!(language_tokens(&tokenizer, 50_258, 50_359).len(), 99);
+    }
+}
