@@ -1,5 +1,15 @@
 //! Experts: small single-purpose models. Each says what it knows; what it says is also evidence for the captions.
 
+pub mod files;
+pub mod mel;
+pub mod sounds;
+pub mod speech;
+pub mod tape;
+pub mod voice;
+
+#[cfg(test)]
+mod testing;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{Cancel, Clip, DescribeError, LoadError, Observation, caption::Names, runtime::RunSettings};
@@ -31,12 +41,16 @@ pub fn build(
     settings: &serde_json::Value,
     run: &RunSettings,
 ) -> Result<Box<dyn Expert>, LoadError> {
-    // One arm a piece, like `"shots" => Ok(Box::new(shots::Shots::load(files, settings, run)?)),`.
-    let _ = (settings, run);
-    Err(LoadError::Signature {
-        path: files.values().next().cloned().unwrap_or_default(),
-        piece: piece.to_owned(),
-        reason: "this version has no expert for it".to_owned(),
+    Ok(match piece {
+        "sounds" => Box::new(sounds::Sounds::load(files, settings, run)?),
+        "speech" => Box::new(speech::Speech::load(files, settings, run)?),
+        _ => {
+            return Err(LoadError::Signature {
+                path: files.values().next().cloned().unwrap_or_default(),
+                piece: piece.to_owned(),
+                reason: "this version has no expert for it".to_owned(),
+            });
+        }
     })
 }
 
