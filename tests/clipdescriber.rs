@@ -1,6 +1,6 @@
 //! The element `clipdescriber` as applications meet it: by the name of its factory, from the plugin.
 
-use gst::prelude::*;
+use gst::{glib, prelude::*};
 
 fn describer() -> gst::Element {
     gst::init().unwrap();
@@ -70,19 +70,42 @@ fn properties_can_be_set_on_a_command_line() {
     assert_eq!(pieces.get::<&str>("tags.model"), Ok("/a/tags.onnx"));
 }
 
-#[test]
-fn a_missing_pack_is_an_error_with_the_remedy() {
+/// The error of an element that cannot be started with these properties.
+#[track_caller]
+fn refusal(properties: &[(&str, &str)]) -> glib::Error {
     let element = describer();
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
-    element.set_property("model-path", "nowhere/at/all");
+    for (name, value) in properties {
+        element.set_property_from_str(name, value);
+    }
     assert!(element.set_state(gst::State::Paused).is_err());
     let error = bus.iter().find_map(|message| match message.view() {
         gst::MessageView::Error(error) => Some(error.error()),
         _ => None,
     });
-    let error = error.unwrap();
-    assert!(error.matches(gst::ResourceError::NotFound));
-    assert!(error.message().contains("run 'describe models fetch'"), "{}", error.message());
     element.set_state(gst::State::Null).unwrap();
+    error.unwrap()
+}
+
+#[test]
+fn a_missing_pack_is_an_error_with_the_remedy() {
+    let error = refusal(&[("model-path", "nowhere/at/all")]);
+    assert!(error.matches(gst::ResourceError::NotFound));
+    for words in ["nowhere/at/all", "run 'describe models fetch'", "model-path"] {
+        assert!(error.message().contains(words), "{}", error.message());
+    }
+}
+
+#[test]
+fn a_missing_runtime_is_an_error_with_the_remedy() {
+    let pack = tempfile::tempdir().unwrap();
+    let manifest = r#"{"name": "x", "version": "1", "clip": {"max_size": 448, "rate": 16000}, "pieces": {}}"#;
+    std::fs::write(pack.path().join("describe.json"), manifest).unwrap();
+    let pack = pack.path().to_str().unwrap();
+    let error = refusal(&[("model-path", pack), ("runtime-path", "nowhere/libonnxruntime.so")]);
+    assert!(error.matches(gst::LibraryError::Init), "{}", error.message());
+    for words in ["nowhere/libonnxruntime.so", "run 'describe models fetch'", "runtime-path"] {
+        assert!(error.message().contains(words), "{}", error.message());
+    }
 }

@@ -96,6 +96,8 @@ struct Loaded {
 }
 
 /// Loads a pack; the only place that knows how.
+///
+/// There is no loader of packs yet: this finds the folder, starts the runtime and then has nothing.
 fn load(settings: &Settings, _kinds: &BTreeSet<Kind>, progress: &mut dyn FnMut(&str)) -> Result<Loaded, PrepareError> {
     let _pieces = settings.pieces()?;
     let folder =

@@ -276,3 +276,14 @@ fn messages_are_posted_on_request() {
         ("observation", Ok("loud"), Ok(4 * SECOND))
     );
 }
+
+#[test]
+fn nothing_keeps_the_element_alive() {
+    let mut bench = Bench::new(Scripted::says(vec![caption(0, 4, "x")]));
+    bench.push(0, 4);
+    let element = bench.element.downgrade();
+    // Messages on the bus know their sender.
+    bench.bus.set_flushing(true);
+    drop(bench);
+    assert!(element.upgrade().is_none());
+}
