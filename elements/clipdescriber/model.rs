@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    env,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -96,17 +95,14 @@ struct Loaded {
 }
 
 /// Loads a pack; the only place that knows how.
-///
-/// There is no loader of packs yet: this finds the folder, starts the runtime and then has nothing.
-fn load(settings: &Settings, _kinds: &BTreeSet<Kind>, progress: &mut dyn FnMut(&str)) -> Result<Loaded, PrepareError> {
-    let _pieces = settings.pieces()?;
-    let folder =
-        settings.model_path.as_ref().map(PathBuf::from).or_else(|| env::var_os("DESCRIBE_PACK").map(PathBuf::from));
-    let folder =
-        folder.or_else(|| pack::data_folders().first().map(|data| data.join("packs/lite"))).unwrap_or_default();
-    let manifest = folder.join("describe.json");
-    std::fs::metadata(&manifest).map_err(|source| LoadError::Read { path: manifest, source })?;
-    progress("ONNX Runtime");
-    runtime::start(settings.run().runtime.as_deref())?;
-    Err(LoadError::Empty { path: folder }.into())
+fn load(settings: &Settings, kinds: &BTreeSet<Kind>, progress: &mut dyn FnMut(&str)) -> Result<Loaded, PrepareError> {
+    let wanted = pack::PackSettings {
+        path: settings.model_path.as_ref().map(PathBuf::from),
+        pieces: settings.pieces()?,
+        kinds: kinds.clone(),
+        language: settings.language.clone(),
+        run: settings.run(),
+    };
+    let pack::Loaded { describer, missing, .. } = pack::load(&wanted, &mut |step| progress(&step.piece))?;
+    Ok(Loaded { describer: Some(describer), missing })
 }
