@@ -24,8 +24,9 @@ pub const SOURCE: &str = "lite/caption";
 pub const TAGS: &str = "lite/tags";
 /// Source of the people seen: one observation for each frame with people, `person` or `N people`.
 pub const PEOPLE: &str = "lite/people";
-/// A sound belongs to a segment that it reaches into for this long, in nanoseconds.
-const HEARD_NS: u64 = SECOND * 3 / 10;
+/// A sound belongs to a segment that it reaches into for this long, in nanoseconds: YAMNet listens in steps of 0.48 s,
+/// so its ends are no surer than that.
+const HEARD_NS: u64 = SECOND / 2;
 /// Sounds in one caption.
 const SOUNDS: usize = 2;
 /// Letters quoted at most, for languages that put no spaces between words.
@@ -45,6 +46,8 @@ pub struct Rules {
     pub beside_people: f32,
     /// People are named where they are in this part of the frames, 0 to 1.
     pub people: f32,
+    /// A second sound is told from this confidence on, 0 to 1; of two weak ones one is mostly wrong.
+    pub second_sound: f32,
     /// Words quoted at most.
     pub words: usize,
 }
@@ -52,7 +55,15 @@ pub struct Rules {
 impl Default for Rules {
     /// Thresholds for EfficientNet-Lite0: below 0.3 its classes are nonsense on pictures that show none of them.
     fn default() -> Self {
-        Self { class: 0.30, class_of_group: 0.5, group: 0.45, beside_people: 0.5, people: 0.25, words: 14 }
+        Self {
+            class: 0.30,
+            class_of_group: 0.5,
+            group: 0.45,
+            beside_people: 0.5,
+            people: 0.25,
+            second_sound: 0.5,
+            words: 14,
+        }
     }
 }
 
@@ -85,8 +96,8 @@ struct Seen {
     noun: String,
     /// 0 to 1.
     confidence: f32,
-    /// Whether it is a sort of person.
-    is_person: bool,
+    /// The general word for it.
+    group: Option<String>,
     /// Times of the frames that show it.
     shown: Vec<u64>,
 }
@@ -94,6 +105,17 @@ struct Seen {
 impl Seen {
     fn phrase(&self) -> String {
         if self.article.is_empty() { self.noun.clone() } else { format!("{} {}", self.article, self.noun) }
+    }
+
+    fn is_person(&self) -> bool {
+        self.group.as_deref() == Some("person")
+    }
+
+    /// Whether a clause like "a dog barks" starts with this thing or its group.
+    fn is_subject_of(&self, clause: &str) -> bool {
+        let clause = ["a ", "an "].iter().find_map(|article| clause.strip_prefix(article)).unwrap_or(clause);
+        let words = self.group.iter().chain([&self.noun]).flat_map(|word| word.split(" or "));
+        words.into_iter().any(|word| clause.strip_prefix(word).is_some_and(|rest| rest.starts_with(' ')))
     }
 
     fn label(&self, name: &str) -> Label {
@@ -104,14 +126,11 @@ impl Seen {
 /// The caption of `segment`; `None` where nothing is known of it.
 pub fn caption(segment: Span, evidence: &Evidence) -> Option<Observation> {
     let (people, thing) = picture(segment, evidence);
-    let sounds = sounds(segment, evidence.said, thing.as_ref());
+    let sounds = sounds(segment, evidence, thing.as_ref());
     let speech: Vec<&Observation> = said_in(segment, evidence.said);
 
     let mut clauses: Vec<String> = people.iter().chain(&thing).map(Seen::phrase).collect();
-    clauses.extend(sounds.iter().enumerate().map(|(i, sound)| match &thing {
-        Some(thing) if i == 0 => pronoun(&sound.text, thing).unwrap_or_else(|| sound.text.trim().to_owned()),
-        _ => sound.text.trim().to_owned(),
-    }));
+    clauses.extend(heard(&sounds, thing.as_ref()));
     let quote = quote(&speech, evidence.rules.words);
     let text = sentence(clauses, quote.as_deref())?;
 
@@ -162,8 +181,8 @@ fn picture(segment: Span, evidence: &Evidence) -> (Option<Seen>, Option<Seen>) {
     let thing = thing(segment, evidence).filter(|thing| thing.confidence >= sure);
     match (people, thing) {
         // "a person; a person" says too much, "a scuba diver" says it all.
-        (Some(people), Some(thing)) if thing.is_person && thing.noun == "person" => (Some(people), None),
-        (Some(people), Some(thing)) if thing.is_person && people.noun == "person" => (None, Some(thing)),
+        (Some(people), Some(thing)) if thing.is_person() && thing.noun == "person" => (Some(people), None),
+        (Some(people), Some(thing)) if thing.is_person() && people.noun == "person" => (None, Some(thing)),
         both => both,
     }
 }
@@ -192,7 +211,7 @@ fn people(segment: Span, evidence: &Evidence) -> Option<Seen> {
         article: article.into(),
         noun: noun.into(),
         confidence,
-        is_person: true,
+        group: None,
         shown: shown.into_iter().collect(),
     })
 }
@@ -228,7 +247,7 @@ fn thing(segment: Span, evidence: &Evidence) -> Option<Seen> {
             article: evidence.names.article(class).unwrap_or_default().to_owned(),
             noun: class.to_owned(),
             confidence: mean.min(1.0),
-            is_person: group.is_some_and(|(_, phrase)| phrase == "person"),
+            group: group.map(|(_, phrase)| phrase.to_owned()),
             shown: shown(&|name| name == class, rules.class),
         });
     }
@@ -237,7 +256,7 @@ fn thing(segment: Span, evidence: &Evidence) -> Option<Seen> {
         article: article.to_owned(),
         noun: phrase.to_owned(),
         confidence: sum.min(1.0),
-        is_person: phrase == "person",
+        group: Some(phrase.to_owned()),
         shown: shown(&|name| evidence.names.group_of(name) == Some((article, phrase)), rules.group),
     })
 }
@@ -248,19 +267,44 @@ fn seen_in<'e>(segment: Span, said: &'e [Observation], source: &'e str) -> impl 
     said.iter().filter(of).filter(move |o| segment.contains(o.span.start_ns))
 }
 
-/// The surest sounds of `segment`, no two the same; what goes with `thing` first.
-fn sounds<'e>(segment: Span, said: &'e [Observation], thing: Option<&Seen>) -> Vec<&'e Observation> {
+/// The sounds to be told of `segment`, no two the same: what goes with `thing` first, then the surest.
+fn sounds<'e>(segment: Span, evidence: &Evidence<'e>, thing: Option<&Seen>) -> Vec<&'e Observation> {
+    let enough_ns = HEARD_NS.min(segment.duration_ns() / 2).max(1);
     let is_heard = |o: &&Observation| {
         let heard_ns = o.span.intersect(segment).duration_ns();
-        o.kind == Kind::Sound && heard_ns > 0 && (heard_ns >= HEARD_NS || heard_ns >= o.span.duration_ns().div_ceil(2))
+        o.kind == Kind::Sound && heard_ns >= enough_ns.min(o.span.duration_ns().div_ceil(2).max(1))
     };
-    let mut sounds: Vec<&Observation> = said.iter().filter(is_heard).filter(|o| !o.text.trim().is_empty()).collect();
+    let mut sounds: Vec<&Observation> = evidence.said.iter().filter(is_heard).collect();
+    sounds.retain(|sound| !sound.text.trim().is_empty());
     sounds.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| a.canonical_cmp(b)));
     let mut texts = BTreeSet::new();
     sounds.retain(|sound| texts.insert(sound.text.trim().to_lowercase()));
+    sounds.sort_by_key(|sound| !thing.is_some_and(|thing| thing.is_subject_of(sound.text.trim())));
     sounds.truncate(SOUNDS);
-    sounds.sort_by_key(|sound| thing.is_none_or(|thing| pronoun(&sound.text, thing).is_none()));
-    sounds
+    let mut sounds = sounds.into_iter();
+    let first = sounds.next();
+    first.into_iter().chain(sounds.filter(|sound| sound.confidence >= evidence.rules.second_sound)).collect()
+}
+
+/// A clause for each of `sounds`; what `thing` does is told with a pronoun, in one clause: "it meows and yowls".
+fn heard(sounds: &[&Observation], thing: Option<&Seen>) -> Vec<String> {
+    let mut clauses: Vec<String> = Vec::new();
+    let mut subject = None;
+    for (index, sound) in sounds.iter().enumerate() {
+        let told = thing.filter(|_| index == 0 || subject.is_some()).and_then(|thing| pronoun(&sound.text, thing));
+        match (told, clauses.last_mut()) {
+            (Some((it, rest)), Some(before)) if subject == Some(it) => {
+                before.push_str(" and ");
+                before.push_str(rest);
+            }
+            (Some((it, rest)), None) => {
+                subject = Some(it);
+                clauses.push(format!("{it} {rest}"));
+            }
+            _ => clauses.push(sound.text.trim().to_owned()),
+        }
+    }
+    clauses
 }
 
 /// The speech that is told in `segment`: what has its middle there, so that no sentence is told twice.
@@ -271,18 +315,18 @@ fn said_in(segment: Span, said: &[Observation]) -> Vec<&Observation> {
     speech
 }
 
-/// `clause` with "it" or "they" for the thing that was just named, where the grammar is certain.
+/// "it" or "they" and the rest of a `clause` about the thing that was just named, where the grammar is certain.
 ///
 /// After "a car", "a car passes by" becomes "it passes by", but "a car horn honks" is about something else: what
 /// follows the noun must be a verb, which a lone word always is, and a word in -s with more behind it nearly always.
-fn pronoun(clause: &str, thing: &Seen) -> Option<String> {
+fn pronoun<'c>(clause: &'c str, thing: &Seen) -> Option<(&'static str, &'c str)> {
     let rest = clause.trim().strip_prefix(&thing.phrase())?.strip_prefix(' ')?.trim();
     let mut words = rest.split_whitespace();
     let verb = words.next()?;
     let (alone, singular) = (words.next().is_none(), verb.ends_with('s') && !verb.ends_with("ss"));
     match (thing.article.is_empty(), singular) {
-        (_, true) => Some(format!("it {rest}")),
-        (true, false) if alone => Some(format!("they {rest}")),
+        (_, true) => Some(("it", rest)),
+        (true, false) if alone => Some(("they", rest)),
         _ => None,
     }
 }

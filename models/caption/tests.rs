@@ -135,19 +135,28 @@ fn what_is_heard() {
     assert_eq!(text(std::slice::from_ref(&bark)), "A dog barks.");
     assert_eq!(text(&[shepherd.clone(), bark.clone()]), "A German shepherd; a dog barks.");
     assert_eq!(text(&[dog.clone(), bark.clone()]), "A dog; it barks.");
-    assert_eq!(text(&[dog, sound(0, 40, "music plays", 0.9), bark.clone()]), "A dog; it barks; music plays.");
+    let music = sound(0, 40, "music plays", 0.9);
+    assert_eq!(text(&[dog.clone(), music.clone(), bark.clone()]), "A dog; it barks; music plays.");
+    assert_eq!(text(&[dog, sound(0, 20, "a dog growls", 0.6), bark.clone()]), "A dog; it barks and growls.");
+    // What goes with the picture comes first, a weak second one not at all.
+    let yip = sound(0, 20, "a dog yips", 0.4);
+    assert_eq!(text(&[shepherd.clone(), yip.clone(), music.clone()]), "A German shepherd; a dog yips; music plays.");
+    assert_eq!(text(&[yip.clone(), music]), "Music plays.");
+    assert_eq!(text(&[yip]), "A dog yips.", "the only one is told");
     assert_eq!(text(&[car.clone(), sound(0, 20, "a car passes by", 0.5)]), "A car; it passes by.");
     assert_eq!(text(&[car, sound(0, 20, "a car horn honks", 0.5)]), "A car; a car horn honks.");
     let cattle = sees(&[("ox", 0.29), ("water buffalo", 0.28)]);
     assert_eq!(text(&[cattle, sound(0, 20, "cattle low", 0.5)]), "Cattle; they low.");
     // The two surest, and none twice.
-    let birds = sound(0, 40, "birds sing", 0.4);
+    let birds = sound(0, 40, "birds sing", 0.6);
     let rain = sound(0, 40, "rain falls", 0.8);
     assert_eq!(text(&[birds.clone(), bark.clone(), rain.clone()]), "Rain falls; a dog barks.");
     assert_eq!(text(&[rain.clone(), rain, birds]), "Rain falls; birds sing.");
-    // 0.2 s of a long sound is next to nothing; a short sound is heard whole.
-    assert_eq!(text(&[shepherd.clone(), sound(38, 80, "a siren wails", 0.9)]), "A German shepherd.");
-    assert_eq!(text(&[shepherd.clone(), sound(37, 80, "a siren wails", 0.9)]), "A German shepherd; a siren wails.");
+    // 0.4 s of a long sound is next to nothing; a short sound is heard whole, and so is a short segment.
+    let siren = |start| sound(start, 80, "a siren wails", 0.9);
+    assert_eq!(text(&[shepherd.clone(), siren(36)]), "A German shepherd.");
+    assert_eq!(text(&[shepherd.clone(), siren(35)]), "A German shepherd; a siren wails.");
+    assert_eq!(describe(tenths(40, 44), &siren(35)).map(|o| o.text), Some("A siren wails.".into()));
     assert_eq!(text(&[shepherd, sound(38, 40, "a whip cracks", 0.9)]), "A German shepherd; a whip cracks.");
 }
 
