@@ -1,5 +1,11 @@
 //! Experts: small single-purpose models. Each says what it knows; what it says is also evidence for the captions.
 
+mod files;
+mod frames;
+pub mod labels;
+mod outputs;
+pub mod pixels;
+
 use crate::{Cancel, Clip, DescribeError, Observation};
 
 /// A single-purpose model with its state along the stream.
