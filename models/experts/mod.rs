@@ -1,10 +1,16 @@
 //! Experts: small single-purpose models. Each says what it knows; what it says is also evidence for the captions.
 
+mod cuts;
+#[cfg(test)]
+mod eyes_tests;
 mod files;
 mod frames;
 pub mod labels;
 mod outputs;
+pub mod people;
 pub mod pixels;
+pub mod shots;
+pub mod tags;
 
 use crate::{Cancel, Clip, DescribeError, Observation};
 
