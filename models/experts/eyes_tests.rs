@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{Expert, people::People, shots::Shots, tags::Tags};
+use super::{Expert, people::People, shots::Shots, tags::Tags, text::Text};
 use crate::{
     Cancel, Clip, Frame, Kind, LoadError, Observation, Span, Thumbnails,
     clip::{THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH},
@@ -166,4 +166,29 @@ fn nobody_is_seen_where_nobody_is() {
     let mut out = Vec::new();
     people.observe(&clip(vec![plain]), &Cancel::default(), &mut out).unwrap();
     assert_eq!((out, people.settled_ns()), (vec![], 1_000));
+}
+
+#[test]
+fn text_is_read_with_its_place_and_for_as_long_as_it_stays() {
+    let files =
+        pack(&[("detect", "text_detect.onnx"), ("recognize", "text_recognize.onnx"), ("keys", "text_keys.txt")]);
+    let (Some(files), Some(line)) = (files, golden("text.line")) else { return };
+    let mut text = Text::load(&files, &Value::Null, &RunSettings::default()).unwrap();
+    // The golden line, 216 x 48, on a plain picture of 448 x 256.
+    let mut rgb = vec![line[0]; 448 * 256 * 3];
+    for (row, pixels) in line.chunks_exact(216 * 3).enumerate() {
+        let start = ((100 + row) * 448 + 120) * 3;
+        rgb[start..start + pixels.len()].copy_from_slice(pixels);
+    }
+    let frame = |at_ns, rgb: Vec<u8>| Frame { at_ns, width: 448, height: 256, rgb: rgb.into() };
+    let (mut out, cancel) = (Vec::new(), Cancel::default());
+    text.observe(&clip(vec![frame(0, rgb.clone()), frame(500, rgb)]), &cancel, &mut out).unwrap();
+    assert_eq!((out.len(), text.settled_ns()), (0, 0));
+    let plain = frame(1_200, vec![line[0]; 448 * 256 * 3]);
+    text.observe(&Clip { span: Span::new(1_000, 2_000), ..clip(vec![plain]) }, &cancel, &mut out).unwrap();
+    assert_eq!(out.len(), 1, "{out:?}");
+    assert_eq!((out[0].text.as_str(), out[0].kind, out[0].span), ("HELLO 42", Kind::Text, Span::new(0, 1_200)));
+    let [left, top, right, bottom] = out[0].bounds.unwrap();
+    assert!(left > 0.2 && right < 0.8 && top > 0.3 && bottom < 0.7 && right - left > 0.3, "{out:?}");
+    assert_eq!(text.settled_ns(), 2_000);
 }

@@ -6,11 +6,13 @@ mod eyes_tests;
 mod files;
 mod frames;
 pub mod labels;
+mod lines;
 mod outputs;
 pub mod people;
 pub mod pixels;
 pub mod shots;
 pub mod tags;
+pub mod text;
 
 use crate::{Cancel, Clip, DescribeError, Observation};
 
