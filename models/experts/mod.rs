@@ -1,14 +1,25 @@
 //! Experts: small single-purpose models. Each says what it knows; what it says is also evidence for the captions.
 
+mod cuts;
+#[cfg(test)]
+mod eyes_tests;
 pub mod files;
+mod frames;
+pub mod labels;
+mod lines;
 pub mod mel;
+mod outputs;
+pub mod people;
+pub mod pixels;
+pub mod shots;
 pub mod sounds;
 pub mod speech;
+pub mod tags;
 pub mod tape;
-pub mod voice;
-
 #[cfg(test)]
 mod testing;
+pub mod text;
+pub mod voice;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -42,6 +53,10 @@ pub fn build(
     run: &RunSettings,
 ) -> Result<Box<dyn Expert>, LoadError> {
     Ok(match piece {
+        "shots" => Box::new(shots::Shots::load(files, settings, run)?),
+        "tags" => Box::new(tags::Tags::load(files, settings, run)?),
+        "people" => Box::new(people::People::load(files, settings, run)?),
+        "text" => Box::new(text::Text::load(files, settings, run)?),
         "sounds" => Box::new(sounds::Sounds::load(files, settings, run)?),
         "speech" => Box::new(speech::Speech::load(files, settings, run)?),
         _ => {
@@ -55,8 +70,19 @@ pub fn build(
 }
 
 /// The words for the classes of the tags piece, from its files by role.
-pub fn names(_files: &BTreeMap<String, PathBuf>) -> Result<Box<dyn Names>, LoadError> {
-    Ok(Box::new(NoNames))
+pub fn names(files: &BTreeMap<String, PathBuf>) -> Result<Box<dyn Names>, LoadError> {
+    let labels = labels::ImageLabels::load(files::role("tags", files, "labels")?, tags::CLASSES)?;
+    Ok(Box::new(labels))
+}
+
+impl Names for labels::ImageLabels {
+    fn article(&self, class: &str) -> Option<&str> {
+        self.class(class).map(|class| class.article.as_str())
+    }
+
+    fn group_of(&self, class: &str) -> Option<(&str, &str)> {
+        self.group_of(class).map(|group| (group.article.as_str(), group.phrase.as_str()))
+    }
 }
 
 /// Knows no class; stands in where there is no tags piece.
