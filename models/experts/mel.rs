@@ -32,7 +32,7 @@ enum Scale {
 }
 
 impl Scale {
-    fn from_hz(self, hz: f64) -> f64 {
+    fn mel_of(self, hz: f64) -> f64 {
         match self {
             Self::Htk => 1127.0 * (1.0 + hz / 700.0).ln(),
             Self::Slaney if hz < 1000.0 => hz * 3.0 / 200.0,
@@ -40,7 +40,7 @@ impl Scale {
         }
     }
 
-    fn to_hz(self, mel: f64) -> f64 {
+    fn hz_of(self, mel: f64) -> f64 {
         match self {
             Self::Htk => 700.0 * ((mel / 1127.0).exp() - 1.0),
             Self::Slaney if mel < 15.0 => mel * 200.0 / 3.0,
@@ -57,7 +57,7 @@ struct Band {
 
 /// Triangles over the bins of a real FFT of `fft` samples, evenly spaced in `scale` from `low` to `high` Hz.
 fn filter_bank(scale: Scale, bands: usize, fft: usize, low: f64, high: f64) -> Vec<Band> {
-    let (from, to) = (scale.from_hz(low), scale.from_hz(high));
+    let (from, to) = (scale.mel_of(low), scale.mel_of(high));
     let edge = |i: usize| from + (to - from) * i as f64 / (bands + 1) as f64;
     let bin_hz = |bin: usize| bin as f64 * RATE / fft as f64;
     (0..bands)
@@ -67,12 +67,12 @@ fn filter_bank(scale: Scale, bands: usize, fft: usize, low: f64, high: f64) -> V
                 // TensorFlow draws the triangles in mel and leaves out the constant part of the signal.
                 Scale::Htk if bin == 0 => 0.0,
                 Scale::Htk => {
-                    let at = scale.from_hz(bin_hz(bin));
+                    let at = scale.mel_of(bin_hz(bin));
                     ((at - left) / (centre - left)).min((right - at) / (right - centre)).max(0.0)
                 }
                 // librosa draws them in Hz and gives all of them the same area.
                 Scale::Slaney => {
-                    let [l, c, r] = [left, centre, right].map(|mel| scale.to_hz(mel));
+                    let [l, c, r] = [left, centre, right].map(|mel| scale.hz_of(mel));
                     let at = bin_hz(bin);
                     ((at - l) / (c - l)).min((r - at) / (r - c)).max(0.0) * 2.0 / (r - l)
                 }

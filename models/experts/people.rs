@@ -94,19 +94,32 @@ impl Detector {
         let each = scores.outer_iter().zip(boxes.outer_iter()).zip(frames);
         Ok(each
             .map(|((scores, boxes), frame)| {
-                let sure = self.centres().zip(scores.iter()).zip(boxes.outer_iter());
-                let mut found: Vec<Found> = sure
-                    .map(|((centre, logit), values)| (centre, 1.0 / (1.0 + (-logit).exp()), values))
-                    .filter(|(_, score, _)| *score > threshold)
-                    .map(|(centre, score, values)| {
-                        let values: Vec<f32> = values.iter().take(4).map(|v| v / self.size as f32).collect();
-                        Found { score, bounds: in_picture(frame, centre, &values) }
-                    })
-                    .collect();
-                found.sort_by(|a, b| b.score.total_cmp(&a.score));
-                found
+                let boxes = boxes.outer_iter().map(|values| values.iter().copied().take(4).collect());
+                self.decode(scores.iter().copied(), boxes, frame, threshold)
             })
             .collect())
+    }
+
+    /// Things surer than `threshold`, surest first, from the `scores` (logits) and `boxes` of all anchors.
+    fn decode(
+        &self,
+        scores: impl Iterator<Item = f32>,
+        boxes: impl Iterator<Item = Vec<f32>>,
+        frame: &Frame,
+        threshold: f32,
+    ) -> Vec<Found> {
+        let mut found: Vec<Found> = self
+            .centres()
+            .zip(scores.zip(boxes))
+            .map(|(centre, (logit, values))| (centre, 1.0 / (1.0 + (-logit).exp()), values))
+            .filter(|(_, score, _)| *score > threshold)
+            .map(|(centre, score, values)| {
+                let parts: Vec<f32> = values.iter().map(|value| value / self.size as f32).collect();
+                Found { score, bounds: in_picture(frame, centre, &parts) }
+            })
+            .collect();
+        found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        found
     }
 }
 
@@ -247,6 +260,7 @@ impl Expert for People {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experts::eyes_tests::{difference, golden_f32, golden_frame, pack};
 
     fn frame(width: u32, height: u32) -> Frame {
         Frame { at_ns: 0, width, height, rgb: Default::default() }
@@ -277,5 +291,31 @@ mod tests {
         let at = |left: f32, score| Found { score, bounds: [left, 0.0, left + 0.2, 0.2] };
         let kept = distinct(vec![at(0.0, 0.9), at(0.01, 0.8), at(0.15, 0.75), at(0.5, 0.7)]);
         assert_eq!(kept.iter().map(|face| face.score).collect::<Vec<_>>(), [0.9, 0.75, 0.7]);
+    }
+
+    #[test]
+    fn detectors_agree_with_the_original() {
+        let Some(files) = pack(&[("face", "people_face.onnx"), ("pose", "people_pose.onnx")]) else { return };
+        for (detector, role) in [(FACE, "face"), (POSE, "pose")] {
+            let golden = |what| golden_f32(&format!("people.{role}_{what}"));
+            let (Some(picture), Some(boxes), Some(scores)) = (golden_frame(), golden("boxes"), golden("scores")) else {
+                return;
+            };
+            // The original saw the upper left corner.
+            let side = detector.size as u32;
+            let corner =
+                picture.rgb.chunks_exact(224 * 3).take(detector.size).flat_map(|row| &row[..detector.size * 3]);
+            let corner = Frame { at_ns: 0, width: side, height: side, rgb: corner.copied().collect::<Vec<_>>().into() };
+            let mut model = detector.load(role, &files, &RunSettings::default()).unwrap();
+            let found = detector.find(&mut model, &[&corner], -1.0, &Cancel::default()).unwrap().remove(0);
+            let boxes = boxes.chunks_exact(detector.values).map(|values| values[..4].to_vec());
+            let wanted = detector.decode(scores.into_iter(), boxes, &corner, -1.0);
+            // All anchors passed; the order of near-equal ones may differ, so only the surest are compared.
+            assert_eq!((found.len(), wanted.len()), (detector.anchors(), detector.anchors()));
+            for (found, wanted) in found.iter().zip(&wanted).take(3) {
+                assert!((found.score - wanted.score).abs() < 1e-3, "{role}: {found:?} is not {wanted:?}");
+                assert!(difference(&found.bounds, &wanted.bounds) < 1e-3, "{role}: {found:?} is not {wanted:?}");
+            }
+        }
     }
 }

@@ -27,7 +27,7 @@ pub enum Voice {
     /// Silero VAD v6, the 16 kHz graph for any number of consecutive chunks.
     Silero {
         /// The network.
-        model: Model,
+        model: Box<Model>,
         /// Its memory, `h` and `c`, each `[1, 1, 128]`.
         state: [Array3<f32>; 2],
     },
@@ -46,7 +46,7 @@ impl Voice {
             &[("input", &[-1, (CONTEXT + CHUNK) as i64]), ("h", state), ("c", state)],
             &[("speech_probs", &[-1]), ("hn", state), ("cn", state)],
         )?;
-        Ok(Self::Silero { model, state: Default::default() }.fresh())
+        Ok(Self::Silero { model: Box::new(model), state: Default::default() }.fresh())
     }
 
     /// The rule that needs no network; takes loud sounds of any sort for speech.
@@ -251,6 +251,7 @@ impl Speaking {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use crate::{

@@ -125,6 +125,17 @@ pub struct Event {
     pub score: f32,
 }
 
+/// What is known of the sound itself.
+#[derive(Clone, Copy)]
+pub struct Heard<'a> {
+    /// Loudness of its frames.
+    pub levels: &'a Levels,
+    /// First sample of all.
+    pub start: u64,
+    /// After the last sample so far.
+    pub end: u64,
+}
+
 /// A class that is on.
 #[derive(Debug, Clone)]
 struct Open {
@@ -159,9 +170,9 @@ impl Events {
         &self.labels
     }
 
-    /// Hears patch `index`, later than all before; `scores` of each class 0 to 1, none for silence. `heard` is the
-    /// span of samples that exist. Events that ended go to `out`.
-    pub fn push(&mut self, index: u64, scores: &[f32], levels: &Levels, heard: Range<u64>, out: &mut Vec<Event>) {
+    /// Hears patch `index`, later than all before; `scores` of each class 0 to 1, none for silence. Events that
+    /// ended go to `out`.
+    pub fn push(&mut self, index: u64, scores: &[f32], heard: Heard, out: &mut Vec<Event>) {
         let mut on: Vec<(usize, f32)> = scores
             .iter()
             .copied()
@@ -176,13 +187,13 @@ impl Events {
         let said = self.worth_saying(&on);
         let from = out.len();
         for &(class, score) in &on {
-            self.carry_on(class, score, index, said.contains(&class), levels, heard.clone(), out);
+            self.carry_on(class, score, index, said.contains(&class), heard, out);
         }
         let reach = self.settings.reach();
         let ended: Vec<usize> =
             self.open.iter().filter(|(_, o)| o.last != index && index - o.last >= reach).map(|(&c, _)| c).collect();
         for class in ended {
-            self.close(class, levels, heard.clone(), out);
+            self.close(class, heard, out);
         }
         out[from..].sort_by_key(|event| (event.samples.start, event.class));
         self.next = index + 1;
@@ -205,20 +216,10 @@ impl Events {
             .collect()
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn carry_on(
-        &mut self,
-        class: usize,
-        score: f32,
-        index: u64,
-        said: bool,
-        levels: &Levels,
-        heard: Range<u64>,
-        out: &mut Vec<Event>,
-    ) {
+    fn carry_on(&mut self, class: usize, score: f32, index: u64, said: bool, heard: Heard, out: &mut Vec<Event>) {
         let mut not_before = 0;
         if self.open.get(&class).is_some_and(|open| index - open.first >= self.settings.longest()) {
-            not_before = self.close(class, levels, heard, out);
+            not_before = self.close(class, heard, out);
         }
         let open = self.open.entry(class).or_insert(Open {
             first: index,
@@ -243,11 +244,11 @@ impl Events {
     }
 
     /// Ends the class and says it where it was the best word at least half of the time; gives its last sample.
-    fn close(&mut self, class: usize, levels: &Levels, heard: Range<u64>, out: &mut Vec<Event>) -> u64 {
+    fn close(&mut self, class: usize, heard: Heard, out: &mut Vec<Event>) -> u64 {
         let Some(open) = self.open.remove(&class) else { return 0 };
         let hop = HOP as u64;
-        let start = (levels.loud(open.said_first).start * hop).max(heard.start).max(open.not_before);
-        let end = (levels.loud(open.said_last).end * hop).min(heard.end);
+        let start = (heard.levels.loud(open.said_first).start * hop).max(heard.start).max(open.not_before);
+        let end = (heard.levels.loud(open.said_last).end * hop).min(heard.end);
         if open.said > 0 && open.said * 2 >= open.on && start < end {
             out.push(Event { class, samples: start..end, score: open.peak });
         }
@@ -255,10 +256,10 @@ impl Events {
     }
 
     /// Ends everything.
-    pub fn flush(&mut self, levels: &Levels, heard: Range<u64>, out: &mut Vec<Event>) {
+    pub fn flush(&mut self, heard: Heard, out: &mut Vec<Event>) {
         let from = out.len();
         while let Some((&class, _)) = self.open.first_key_value() {
-            self.close(class, levels, heard.clone(), out);
+            self.close(class, heard, out);
         }
         out[from..].sort_by_key(|event| (event.samples.start, event.class));
     }

@@ -9,7 +9,7 @@ use ndarray::{Array4, ArrayView2, Ix2};
 use ort::value::TensorRef;
 
 use self::{
-    events::{EventSettings, Events, Levels, PATCH_FRAMES, PATCH_HOP, SILENCE, patch_start},
+    events::{EventSettings, Events, Heard, Levels, PATCH_FRAMES, PATCH_HOP, SILENCE, patch_start},
     labels::{CLASSES, SoundLabels},
 };
 use super::{
@@ -138,13 +138,13 @@ fn listen(
 ) -> Result<(), DescribeError> {
     let (mut ended, mut result) = (Vec::new(), Ok(()));
     while let Some(patches) = ear.next_patches(last) {
-        let heard = ear.heard.start..ear.tape.end();
+        let heard = ear.heard();
         let loud: Vec<u64> = patches.clone().filter(|&patch| !ear.is_silent(patch)).collect();
         let mut take = |scores: ArrayView2<f32>| {
             for patch in patches.clone() {
                 let row = loud.binary_search(&patch).ok().map(|row| scores.row(row));
                 let row = row.as_ref().and_then(|row| row.as_slice()).unwrap_or_default();
-                events.push(patch, row, &ear.levels, heard.clone(), &mut ended);
+                events.push(patch, row, heard, &mut ended);
             }
         };
         if loud.is_empty() {
@@ -158,7 +158,7 @@ fn listen(
         }
     }
     if last {
-        events.flush(&ear.levels, ear.heard.start..ear.tape.end(), &mut ended);
+        events.flush(ear.heard(), &mut ended);
     }
     out.extend(ended.into_iter().map(|event| {
         let class = &events.labels().classes()[event.class];
@@ -180,8 +180,8 @@ struct Ear {
     first_row: u64,
     levels: Levels,
     next_patch: u64,
-    /// The first sample of all; the end is not used.
-    heard: Range<u64>,
+    /// First sample of all.
+    start: u64,
 }
 
 impl Ear {
@@ -190,7 +190,7 @@ impl Ear {
         let starts = !self.tape.is_running();
         self.tape.push(sound);
         if starts {
-            self.heard = self.tape.first()..self.tape.first();
+            self.start = self.tape.first();
             self.next_patch = self.tape.first() / patch_start(1);
             self.first_row = self.next_patch * PATCH_HOP as u64;
             self.levels.start_at(self.first_row);
@@ -200,6 +200,10 @@ impl Ear {
         }
         self.tape.drop_before(self.next_frame() * HOP as u64);
         starts.then_some(self.next_patch)
+    }
+
+    fn heard(&self) -> Heard<'_> {
+        Heard { levels: &self.levels, start: self.start, end: self.tape.end() }
     }
 
     fn next_frame(&self) -> u64 {
@@ -225,7 +229,7 @@ impl Ear {
         }
         if to == from && last && self.tape.is_running() {
             // What no patch has covered: all after the middle of the one that was last.
-            let covered = if patch_start(from) <= self.heard.start { self.heard.start } else { patch_start(from + 1) };
+            let covered = if patch_start(from) <= self.start { self.start } else { patch_start(from + 1) };
             if self.tape.end().saturating_sub(covered) >= LAST_PATCH {
                 to = from + 1;
                 while complete(to).is_some_and(|frames| self.next_frame() < frames) {
@@ -271,4 +275,5 @@ impl Ear {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests;

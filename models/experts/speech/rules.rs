@@ -225,6 +225,8 @@ mod tests {
             prop_assert!(times.iter().all(|&time| time <= ZERO + last));
             prop_assert!(said.first().is_none_or(|&token| token >= ZERO));
             prop_assert!(said.windows(3).all(|three| three.iter().any(|&token| token < ZERO)));
+            // Where a phrase has ended, the next one says when it starts.
+            prop_assert!(said.windows(3).all(|three| three[0] >= ZERO || three[1] < ZERO || three[2] >= ZERO));
         }
     }
 }

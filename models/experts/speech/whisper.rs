@@ -16,12 +16,15 @@ use crate::{
     experts::{
         files,
         mel::{HOP, WHISPER_BANDS, WhisperMel},
+        tape::RATE,
     },
     runtime::{Model, RunSettings},
 };
 
-/// Frames of the encoder's window: 30 s.
+/// Frames of the encoder's longest window: 30 s.
 const FRAMES: usize = 3_000;
+/// Silence that must follow the sound in a shorter window, in samples: 3 s. With less, Whisper goes round in circles.
+const TAIL: u64 = 3 * RATE as u64;
 /// Largest tokenizer file that is read, in bytes; that of Whisper has two million.
 const MAX_TOKENIZER: u64 = 16 << 20;
 /// Layers, heads and width of a head of Whisper base.
@@ -107,14 +110,18 @@ impl Whisper {
     }
 
     /// Transcribes `samples`, at most 30 s at 16 kHz, in `language` or the one that is heard; at most `most` tokens.
+    ///
+    /// The encoder's window has at least `shortest` samples.
     pub fn transcribe(
         &mut self,
         samples: &[f32],
         language: Option<u32>,
         most: usize,
+        shortest: u64,
         cancel: &Cancel,
     ) -> Result<Transcript, DescribeError> {
-        let mel = self.mel.spectrum(samples, FRAMES).insert_axis(Axis(0));
+        let frames = window_frames(samples.len() as u64, shortest);
+        let mel = self.mel.spectrum(samples, frames).insert_axis(Axis(0));
         let view = TensorRef::from_array_view(mel.view()).map_err(failed)?;
         let mut outputs = self.encoder.run(ort::inputs!["mel" => view], cancel)?;
         let (Some(cross_k), Some(cross_v)) = (outputs.remove("cross_k"), outputs.remove("cross_v")) else {
@@ -140,6 +147,12 @@ impl Whisper {
 
 /// Longest sound that fits, in samples.
 pub const LONGEST: u64 = (FRAMES * HOP) as u64;
+
+/// Even number of frames of the encoder's window for a sound of so many samples, where the window has `shortest` at least.
+fn window_frames(samples: u64, shortest: u64) -> usize {
+    let frames = (samples + TAIL).max(shortest).min(LONGEST).div_ceil(2 * HOP as u64) * 2;
+    (frames as usize).min(FRAMES)
+}
 
 fn failed(source: ort::Error) -> DescribeError {
     DescribeError::Run { piece: PIECE.into(), source }
@@ -236,6 +249,14 @@ fn empty() -> Result<DynValue, DescribeError> {
 mod tests {
     use super::*;
     use crate::experts::testing::pack_files;
+
+    #[test]
+    fn windows_are_even_and_hold_the_sound_and_its_tail() {
+        assert_eq!(window_frames(16_000, 160_000), 1_000);
+        assert_eq!(window_frames(160_001, 160_000), 1_302);
+        assert_eq!(window_frames(LONGEST, 160_000), 3_000);
+        assert_eq!(window_frames(0, u64::MAX), 3_000);
+    }
 
     #[test]
     fn the_symbols_that_are_never_said_are_those_of_the_model() {
