@@ -187,8 +187,12 @@ impl ClipDescriber {
             gst::EventView::Caps(_) => self.negotiate(),
             gst::EventView::Segment(segment) => match segment.segment().downcast_ref::<gst::ClockTime>() {
                 Some(segment) => {
-                    self.change_segment(segment);
-                    gst::Pad::event_default(pad, Some(&*self.obj()), event)
+                    let start = self.change_segment(segment);
+                    let forwarded = gst::Pad::event_default(pad, Some(&*self.obj()), event.clone());
+                    if start {
+                        self.preroll(segment.start().unwrap_or_default());
+                    }
+                    forwarded
                 }
                 None => {
                     gst::element_imp_error!(
@@ -249,7 +253,21 @@ impl ClipDescriber {
         }
     }
 
-    fn change_segment(&self, segment: &Segment) {
+    /// Lets the sinks of both pads preroll at once.
+    ///
+    /// A sink that is not playing yet keeps the thread that brings it something. One thread serves both pads, so the
+    /// second sink would never get anything without a queue, and the pipeline would never start: each pad gets an empty
+    /// gap from a thread of its own, which goes as soon as the pipeline plays.
+    fn preroll(&self, start: gst::ClockTime) {
+        for pad in [self.src.clone(), self.text.clone()] {
+            self.obj().call_async(move |_| {
+                pad.push_event(gst::event::Gap::builder(start).duration(gst::ClockTime::ZERO).build());
+            });
+        }
+    }
+
+    /// Whether sinks downstream have yet to preroll.
+    fn change_segment(&self, segment: &Segment) -> bool {
         let goes_on = {
             let stream = self.stream();
             continues(&stream.segment, segment, stream.seen_ns)
@@ -265,6 +283,7 @@ impl ClipDescriber {
             stream.discont = true;
         }
         stream.segment = segment.clone();
+        std::mem::take(&mut stream.fresh)
     }
 
     fn pass_gap(&self, gap: &gst::event::Gap) -> bool {

@@ -17,6 +17,8 @@ pub struct Stream {
     pub seen_ns: u64,
     /// The next clip does not continue the last one.
     pub discont: bool,
+    /// No segment came since the start or the flush.
+    pub fresh: bool,
     /// The describer may have something left to say.
     pub open: bool,
     /// What upstream answered about its latency; `None`: ask again.
@@ -59,6 +61,7 @@ impl Default for Stream {
             text_format: TextFormat::default(),
             seen_ns: 0,
             discont: true,
+            fresh: true,
             open: false,
             upstream: None,
             stats: Stats::default(),
