@@ -141,7 +141,7 @@ impl ElementImpl for ClipSampler {
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
             let video = gst_video::VideoCapsBuilder::new().format_list(video::formats()).build();
-            let audio = gst_audio::AudioCapsBuilder::new_interleaved().rate_range(1_000..=768_000).build();
+            let audio = gst_audio::AudioCapsBuilder::new().rate_range(1_000..=768_000).build();
             let clip = gst::Caps::builder(CLIP_CAPS).build();
             let template = |name, direction, presence, caps| {
                 gst::PadTemplate::with_gtype(name, direction, presence, caps, gst_base::AggregatorPad::static_type())

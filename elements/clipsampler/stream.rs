@@ -265,11 +265,9 @@ impl Stream {
             Media::Audio => {
                 let reader = self.audio.reader.as_mut().ok_or(BufferError::NoFormat(media))?;
                 let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
-                if let Ok(map) = buffer.map_readable() {
-                    let samples = reader.read(&map);
-                    let inside = inside(&samples, placed, reader.rate());
-                    assembler.push_sound(placed.at_ns, reader.rate(), inside, discont);
-                }
+                let samples = reader.read(&buffer);
+                let inside = inside(&samples, placed, reader.rate());
+                assembler.push_sound(placed.at_ns, reader.rate(), inside, discont);
                 (self.audio.last_ns, self.audio.new_segment) = (Some(placed.at_ns), false);
             }
         }
