@@ -24,9 +24,9 @@ pub const SOURCE: &str = "lite/caption";
 pub const TAGS: &str = "lite/tags";
 /// Source of the people seen: one observation for each frame with people, `person` or `N people`.
 pub const PEOPLE: &str = "lite/people";
-/// A sound belongs to a segment that it reaches into for this long, in nanoseconds: YAMNet listens in steps of 0.48 s,
-/// so its ends are no surer than that.
-const HEARD_NS: u64 = SECOND / 2;
+/// A sound belongs to a segment that it reaches into for this long, in nanoseconds: YAMNet listens to 0.96 s at once, so
+/// a sound that starts at a cut seems to reach back over it by up to that much.
+const HEARD_NS: u64 = SECOND;
 /// Sounds in one caption.
 const SOUNDS: usize = 2;
 /// Letters quoted at most, for languages that put no spaces between words.

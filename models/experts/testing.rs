@@ -1,6 +1,6 @@
 //! What the tests of experts share: golden arrays, the installed pack, sounds that are made up.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use serde_json::Value;
 
@@ -117,17 +117,4 @@ pub fn noise(seconds: f32, peak: f32) -> Vec<f32> {
 pub fn tone(seconds: f32, hz: f32, peak: f32) -> Vec<f32> {
     let step = std::f32::consts::TAU * hz / RATE as f32;
     (0..(seconds * RATE as f32) as usize).map(|i| (i as f32 * step).sin() * peak).collect()
-}
-
-/// Seconds that `run` takes, as the median of three.
-pub fn seconds(mut run: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..3)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[1]
 }

@@ -20,6 +20,10 @@ const CONTEXT: usize = 64;
 const STATE: usize = 128;
 /// Most chunks in one run: 8 s of sound, so that a run can be cancelled.
 const BATCH: usize = 256;
+/// Silent chunks after which the network starts afresh: half a second.
+const PAUSE: usize = 16;
+/// Below this peak (-50 dB of full scale) a chunk is silent.
+const SILENCE: f32 = 0.003;
 const PIECE: &str = "voice";
 
 /// Says of each chunk of sound how likely somebody speaks.
@@ -30,6 +34,8 @@ pub enum Voice {
         model: Box<Model>,
         /// Its memory, `h` and `c`, each `[1, 1, 128]`.
         state: [Array3<f32>; 2],
+        /// Silent chunks since the last loud one.
+        quiet: usize,
     },
     /// Sound that stands out of the background.
     Loudness {
@@ -46,7 +52,7 @@ impl Voice {
             &[("input", &[-1, (CONTEXT + CHUNK) as i64]), ("h", state), ("c", state)],
             &[("speech_probs", &[-1]), ("hn", state), ("cn", state)],
         )?;
-        Ok(Self::Silero { model: Box::new(model), state: Default::default() }.fresh())
+        Ok(Self::Silero { model: Box::new(model), state: Default::default(), quiet: 0 }.fresh())
     }
 
     /// The rule that needs no network; takes loud sounds of any sort for speech.
@@ -62,7 +68,7 @@ impl Voice {
     /// Forgets the sound.
     pub fn reset(&mut self) {
         match self {
-            Self::Silero { state, .. } => *state = [Array3::zeros((1, 1, STATE)), Array3::zeros((1, 1, STATE))],
+            Self::Silero { state, quiet, .. } => (*state, *quiet) = (blank(), PAUSE),
             Self::Loudness { background } => *background = 1.0,
         }
     }
@@ -80,23 +86,56 @@ impl Voice {
             }
         }
         match self {
-            Self::Silero { model, state } => listen_for_voice(model, state, rows.view(), cancel),
+            Self::Silero { model, state, quiet } => listen_for_voice(model, state, quiet, rows.view(), cancel),
             Self::Loudness { background } => Ok(rows.rows().into_iter().map(|row| loudness(row, background)).collect()),
         }
     }
 }
 
-/// Every chunk is run, silent or not: the network's memory drifts in silence for longer than ten seconds, and leaving
-/// chunks out changes the probabilities after it by up to 0.3. A second of sound costs 3 ms.
+fn blank() -> [Array3<f32>; 2] {
+    [Array3::zeros((1, 1, STATE)), Array3::zeros((1, 1, STATE))]
+}
+
+/// Chunks to be run in a row, as a range; `true` where the network's memory starts blank.
+///
+/// Sound after a pause is heard afresh: what came before (an owl, a door) keeps the network from noticing speech for up
+/// to a second. So the memory is blank after [`PAUSE`] silent chunks, and those beyond need not be run at all. A shorter
+/// pause is run like sound: leaving it out would change the probabilities after it by up to 0.3.
+fn stretches(loud: impl Iterator<Item = bool>, quiet: &mut usize) -> Vec<(Range<usize>, bool)> {
+    let mut stretches: Vec<(Range<usize>, bool)> = Vec::new();
+    for (i, loud) in loud.enumerate() {
+        let fresh = loud && *quiet >= PAUSE;
+        *quiet = if loud { 0 } else { *quiet + 1 };
+        if *quiet > PAUSE {
+            continue;
+        }
+        match stretches.last_mut() {
+            Some((range, _)) if range.end == i && !fresh => range.end = i + 1,
+            _ => stretches.push((i..i + 1, fresh)),
+        }
+    }
+    stretches
+}
+
 fn listen_for_voice(
     model: &mut Model,
     state: &mut [Array3<f32>; 2],
+    quiet: &mut usize,
     rows: ArrayView2<f32>,
     cancel: &Cancel,
 ) -> Result<Vec<f32>, DescribeError> {
-    let mut probabilities = Vec::with_capacity(rows.nrows());
-    for part in rows.axis_chunks_iter(Axis(0), BATCH) {
-        probabilities.extend(run_network(model, state, part, cancel)?);
+    let is_loud = |row: ndarray::ArrayView1<f32>| row.iter().skip(CONTEXT).any(|sample| sample.abs() >= SILENCE);
+    let mut probabilities = vec![0.0; rows.nrows()];
+    for (range, fresh) in stretches(rows.rows().into_iter().map(is_loud), quiet) {
+        if fresh {
+            *state = blank();
+        }
+        let mut at = range.start;
+        for part in rows.slice_axis(Axis(0), range.into()).axis_chunks_iter(Axis(0), BATCH) {
+            let said = run_network(model, state, part, cancel)?;
+            probabilities[at..at + said.len()].copy_from_slice(&said);
+            at += said.len();
+        }
     }
     Ok(probabilities)
 }
@@ -254,6 +293,21 @@ impl Speaking {
 #[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sound_after_a_pause_is_heard_afresh_and_long_silence_is_not_run() {
+        let sound = |parts: &[(bool, usize)]| -> Vec<bool> {
+            parts.iter().flat_map(|(loud, count)| std::iter::repeat_n(*loud, *count)).collect()
+        };
+        let mut quiet = PAUSE;
+        let first = sound(&[(false, 10), (true, 5), (false, 3), (true, 2), (false, 40), (true, 4), (false, 8)]);
+        let found = stretches(first.into_iter(), &mut quiet);
+        assert_eq!(found, [(10..20 + PAUSE, true), (60..72, true)]);
+        // The pause goes on in the next call: eight silent chunks are run, then no more, then sound afresh.
+        let found = stretches(sound(&[(false, 20), (true, 1)]).into_iter(), &mut quiet);
+        assert_eq!(found, [(0..8, false), (20..21, true)]);
+    }
+
     use crate::{
         Sound,
         experts::testing::{difference, golden, golden_audio, pack_files},

@@ -33,20 +33,23 @@ fn manifest() -> Value {
         "name": "lite", "version": "1", "made": "for a test", "clip": {"max_size": 448, "frames": 8, "rate": 16000},
         "caption": {"class": 0.4},
         "pieces": {
-            "shots": piece("shots.onnx"), "tags": piece("tags.onnx"), "people": piece("people.onnx"),
+            "shots": piece("shots.onnx"), "tags": {"files": {"model": "tags.onnx", "labels": "images.json"}}, "people": piece("people.onnx"),
             "sounds": piece("sounds.onnx"), "voice": piece("voice.onnx"), "text": piece("text.onnx"),
             "speech": {"files": {"encoder": "speech/encoder.onnx"}, "settings": {"mels": 80}},
         },
     })
 }
 
-/// A pack with empty files.
+/// A pack whose models are empty files.
 fn pack(manifest: &Value) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("speech")).unwrap();
     for file in ["shots", "tags", "people", "sounds", "voice", "text", "speech/encoder"] {
         fs::write(folder.path().join(file).with_extension("onnx"), file).unwrap();
     }
+    let classes: Vec<Value> =
+        (0..1000).map(|i| json!({"name": format!("thing {i}"), "article": "a", "group": null})).collect();
+    fs::write(folder.path().join("images.json"), json!({"groups": {}, "classes": classes}).to_string()).unwrap();
     fs::write(folder.path().join(MANIFEST), manifest.to_string()).unwrap();
     folder
 }
@@ -221,7 +224,7 @@ fn files_are_compared_with_what_was_installed() {
     let state = |deep: bool, piece: &str| {
         let reports = check(folder.path(), deep).unwrap();
         let report = reports.into_iter().find(|report| report.piece == piece).unwrap();
-        report.files[0].state.clone()
+        report.files.iter().find(|file| file.name.ends_with(".onnx")).unwrap().state.clone()
     };
     let broken = |state: FileState| matches!(state, FileState::Broken(_));
     assert_eq!((state(false, "shots"), state(true, "shots")), (FileState::Good, FileState::Good));

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{events::Event, *};
-use crate::experts::testing::{clip, difference, golden, noise, observe, pack_files, seconds, tone};
+use crate::experts::testing::{clip, difference, golden, noise, observe, pack_files, tone};
 
 const LABELS: &str = r#"{"classes": [
     {"label": "Animal", "name": "animal", "clause": "an animal is heard", "generic": true},
@@ -212,18 +212,4 @@ fn a_clip_without_sound_ends_what_was_heard() {
     assert_eq!(sounds.settled_ns(), 5_000_000_000);
     assert!(!sounds.ear.tape.is_running());
     assert!(out.iter().all(|said| said.span.end_ns <= 3_000_000_000));
-}
-
-#[test]
-#[ignore = "a measurement: cargo test --release -- --ignored --nocapture real_time"]
-fn real_time_factor_of_sounds() {
-    let Some(mut sounds) = sounds() else { return };
-    let samples = noise(60.0, 0.3);
-    let time = seconds(|| drop(observe(&mut sounds, 0, &samples, &[64_000])));
-    let mut ear = Ear::default();
-    let hearing = seconds(|| {
-        ear.clear();
-        ear.hear(&Sound::from_samples(RATE, 0, 0, samples.clone()));
-    });
-    eprintln!("sounds: {:.2} ms per second of sound, of which front end {:.2}", time / 0.06, hearing / 0.06);
 }

@@ -3,7 +3,7 @@ use std::{fs, process::Command};
 use proptest::prelude::*;
 
 use super::*;
-use crate::experts::testing::{clip, noise, observe, pack_files, seconds, tone};
+use crate::experts::testing::{clip, noise, observe, pack_files, tone};
 
 fn windows(first: u64, samples: &[f32], lengths: &[usize]) -> Vec<Window> {
     let mut hearing = Hearing::new(Voice::by_loudness(), SegmentSettings::default(), PlanSettings::default());
@@ -165,29 +165,4 @@ fn a_cancelled_clip_leaves_the_expert_usable() {
     cancel.resume();
     let found = observe(&mut speech, 0, &samples, &[16_000]);
     assert!(text(&found).contains("morning"), "{found:?}");
-}
-
-#[test]
-#[ignore = "a measurement: cargo test --release -- --ignored --nocapture real_time"]
-fn real_time_factor_of_speech() {
-    let (Some(mut speech), Some(samples)) = (
-        speech(),
-        say("It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of \
-             foolishness, it was the epoch of belief, it was the epoch of incredulity, it was the season of light."),
-    ) else {
-        return;
-    };
-    let length = samples.len() as f64 / f64::from(RATE);
-    let time = seconds(|| drop(observe(&mut speech, 0, &samples, &[64_000])));
-    let voice = seconds(|| {
-        let mut tape = Tape::default();
-        tape.push(clip(0, &samples).sound.as_ref().unwrap());
-        speech.hearing.voice.reset();
-        drop(speech.hearing.voice.listen(&tape, 0..tape.end() / CHUNK as u64, &Cancel::default()));
-    });
-    eprintln!(
-        "speech: real-time factor {:.3} of {length:.1} s; voice activity {:.2} ms a second",
-        time / length,
-        voice * 1e3 / length
-    );
 }

