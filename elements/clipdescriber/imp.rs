@@ -259,6 +259,13 @@ impl ClipDescriber {
     /// second sink would never get anything without a queue, and the pipeline would never start: each pad gets an empty
     /// gap from a thread of its own, which goes as soon as the pipeline plays.
     fn preroll(&self, start: gst::ClockTime) {
+        let mut top = self.obj().clone().upcast::<gst::Object>();
+        while let Some(parent) = top.parent() {
+            top = parent;
+        }
+        if top.downcast_ref::<gst::Element>().is_none_or(|top| top.current_state() == gst::State::Playing) {
+            return;
+        }
         for pad in [self.src.clone(), self.text.clone()] {
             self.obj().call_async(move |_| {
                 pad.push_event(gst::event::Gap::builder(start).duration(gst::ClockTime::ZERO).build());
