@@ -167,8 +167,12 @@ fn load(options: &Options) -> Result<gst::Element, Failure> {
     }
     let bus = gst::Bus::new();
     describer.set_bus(Some(&bus));
-    let progress = Progress::new("describe", options.quiet);
-    progress.say("describe: loading the models");
+    let say = |text: &str| {
+        if !options.quiet {
+            tell(format_args!("describe: {text}"))
+        }
+    };
+    say("loading the models");
     let ready = describer.set_state(gst::State::Ready);
     let mut failure =
         ready.err().map(|_| Failure::new(Exit::Missing, "clipdescriber does not start; see GST_DEBUG=clipdescriber:6"));
@@ -179,12 +183,11 @@ fn load(options: &Options) -> Result<gst::Element, Failure> {
                 failure = Some(Failure::new(exit, as_options(&text)));
             }
             gst::MessageView::Warning(warning) => {
-                progress.say(&format!("describe: {}", as_options(warning.error().message())));
+                say(&as_options(warning.error().message()));
             }
             _ => {}
         }
     }
-    progress.end();
     match failure {
         None => Ok(describer),
         Some(failure) => {

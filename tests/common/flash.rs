@@ -45,7 +45,7 @@ impl Film {
         gst::init().unwrap();
         let text = format!(
             "{muxer} name=mux ! filesink location=\"{}\" \
-             appsrc name=v format=time max-bytes=0 caps=video/x-raw,format=GRAY8,width=64,height=48,framerate={}/1 \
+             appsrc name=v format=time max-bytes=0 caps=video/x-raw,format=I420,width=64,height=48,framerate={}/1 \
              ! videoconvert ! {video} ! queue max-size-time=0 max-size-buffers=0 max-size-bytes=0 ! mux. \
              appsrc name=a format=time max-bytes=0 caps=audio/x-raw,format=S16LE,layout=interleaved,channels=2,rate={RATE} \
              ! audioconvert ! {audio} ! queue max-size-time=0 max-size-buffers=0 max-size-bytes=0 ! mux.",
@@ -57,7 +57,9 @@ impl Film {
         let (v, a) = (source("v"), source("a"));
         pipeline.set_state(gst::State::Playing).unwrap();
         for (index, times) in self.frames_ms.windows(2).enumerate() {
-            let pixels = vec![self.brightness(index); 64 * 48];
+            // Limited range, as video has it: 16 is black, 235 is white (ITU-R BT.601).
+            let luma = 16 + (u32::from(self.brightness(index)) * 219 + 127) / 255;
+            let pixels = [vec![luma as u8; 64 * 48], vec![128; 2 * 32 * 24]].concat();
             v.push_buffer(buffer(pixels, times[0] * MILLISECOND, times[1] * MILLISECOND, false)).unwrap();
         }
         v.end_of_stream().unwrap();
