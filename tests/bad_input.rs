@@ -41,7 +41,8 @@ fn what_is_no_media_file_is_refused_before_anything_is_loaded() {
 fn a_text_that_is_called_a_film_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("text.mp4"), "This is a letter, not a film.\n".repeat(50)).unwrap();
-    fs::write(folder.path().join("noise.mp4"), (0..50_000u32).map(|i| ((i * i) >> 7) as u8).collect::<Vec<_>>()).unwrap();
+    fs::write(folder.path().join("noise.mp4"), (0..50_000u32).map(|i| ((i * i) >> 7) as u8).collect::<Vec<_>>())
+        .unwrap();
     for file in ["text.mp4", "noise.mp4"] {
         describe(folder.path(), ["clips", file, "--out", "out"])
             .expect(65, &[file, "no video or sound", "give a media file"]);
