@@ -105,7 +105,7 @@ impl Sound {
         time_of_sample(self.first, self.rate)
     }
 
-    fn from_sample(&self, first: u64) -> Self {
+    fn after_sample(&self, first: u64) -> Self {
         let skip = first.saturating_sub(self.first).min(self.samples().len() as u64);
         Self {
             first: self.first + skip,
@@ -146,7 +146,7 @@ impl Clip {
                 at_ns: self.thumbnails.at_ns[skip..].to_vec(),
                 rgb: self.thumbnails.rgb.slice(skip * THUMBNAIL_BYTES..),
             },
-            sound: self.sound.as_ref().map(|sound| sound.from_sample(sample_at(ns, sound.rate))),
+            sound: self.sound.as_ref().map(|sound| sound.after_sample(sample_at(ns, sound.rate))),
         }
     }
 }

@@ -75,8 +75,7 @@ fn gstreamer() {
         }
     }
     let has = |name: &&str| gst::ElementFactory::find(name).is_some();
-    let (there, missing): (Vec<_>, Vec<_>) =
-        ["clipsampler", "clipdescriber", "observationcombiner", "describebin"].iter().partition(|name| has(name));
+    let (there, missing): (Vec<_>, Vec<_>) = ["clipsampler", "clipdescriber"].iter().partition(|name| has(name));
     row("elements", &list(&there, &missing));
     let decoders = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DECODER, gst::Rank::MARGINAL);
     let decodes = |caps: &str| {

@@ -82,7 +82,7 @@ impl Sampler {
     }
 
     fn source(&mut self) -> &mut Harness {
-        if self.video.is_some() { self.video.as_mut().unwrap() } else { self.audio.as_mut().unwrap() }
+        self.video.as_mut().or(self.audio.as_mut()).expect("one pad is there")
     }
 
     fn clip(&mut self) -> (Clip, gst::Buffer) {

@@ -217,11 +217,9 @@ impl AggregatorImpl for ClipSampler {
         let media = lock(&self.pads).media_of(pad);
         if let Some(media) = media {
             match event.view() {
-                gst::EventView::Caps(caps) => {
-                    if !lock(&self.stream).set_caps(media, caps.caps()) {
-                        gst::error!(CAT, obj = pad, "cannot read {}", caps.caps());
-                        return false;
-                    }
+                gst::EventView::Caps(caps) if !lock(&self.stream).set_caps(media, caps.caps()) => {
+                    gst::error!(CAT, obj = pad, "cannot read {}", caps.caps());
+                    return false;
                 }
                 gst::EventView::Segment(_) => lock(&self.stream).set_segment(media),
                 gst::EventView::Tag(tag) if media == Media::Video => {
