@@ -101,7 +101,7 @@ impl CutFinder {
 
     /// The cuts that can be decided now, all of them at the `end`.
     ///
-    /// `network` is given whole windows (u8 [n,100,27,48,3]) and returns a probability for each frame of them. Where it
+    /// `network` is given whole windows (`u8 [n,100,27,48,3]`) and returns a probability for each frame of them. Where it
     /// fails, the frames that it was asked about have no cut, and the error is returned with the cuts of the others.
     pub fn advance<E>(
         &mut self,

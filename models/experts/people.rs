@@ -185,7 +185,7 @@ pub struct People {
 }
 
 impl People {
-    /// Loads `face` (`image` f32 [n,192,192,3]) and `pose` (f32 [n,224,224,3]), both -1 to 1 -> `boxes`, `scores` (logits).
+    /// Loads `face` (`image` `f32 [n,192,192,3]`) and `pose` (`f32 [n,224,224,3]`), both -1 to 1 -> `boxes`, `scores` (logits).
     pub fn load(
         files: &BTreeMap<String, PathBuf>,
         settings: &serde_json::Value,

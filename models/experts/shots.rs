@@ -46,7 +46,7 @@ pub struct Shots {
 }
 
 impl Shots {
-    /// Loads `model` (`frames` u8 [n,100,27,48,3] -> `single` f32 [n,100,1], probabilities).
+    /// Loads `model` (`frames` `u8 [n,100,27,48,3]` -> `single` `f32 [n,100,1]`, probabilities).
     pub fn load(
         files: &BTreeMap<String, PathBuf>,
         settings: &serde_json::Value,
@@ -60,7 +60,7 @@ impl Shots {
         Ok(Self { model, settings, finder, scenes: Scenes::default() })
     }
 
-    /// What the model says of whole windows (u8 [n,100,27,48,3]).
+    /// What the model says of whole windows (`u8 [n,100,27,48,3]`).
     #[cfg(test)]
     pub(super) fn probabilities(&mut self, windows: &[u8], cancel: &Cancel) -> Result<Vec<f32>, DescribeError> {
         run(&mut self.model, windows, cancel)
@@ -74,7 +74,7 @@ impl Shots {
     }
 }
 
-/// Probability of each frame of `windows` (u8 [n,100,27,48,3]) to be the last one of its shot.
+/// Probability of each frame of `windows` (`u8 [n,100,27,48,3]`) to be the last one of its shot.
 fn run(model: &mut Model, windows: &[u8], cancel: &Cancel) -> Result<Vec<f32>, DescribeError> {
     let count = windows.len() / (WINDOW * THUMBNAIL_BYTES);
     let frames = ArrayView5::from_shape((count, WINDOW, THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH, 3), windows)

@@ -41,7 +41,7 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// Loads `model` (`image` f32 [n,3,224,224] -> `probs` f32 [n,1000]) and `labels` (the words).
+    /// Loads `model` (`image` `f32 [n,3,224,224]` -> `probs` `f32 [n,1000]`) and `labels` (the words).
     pub fn load(
         files: &BTreeMap<String, PathBuf>,
         _settings: &serde_json::Value,

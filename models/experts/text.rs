@@ -70,7 +70,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// Loads `detect` (f32 [n,3,h,w] -> map f32 [n,1,h,w]), `recognize` (f32 [n,3,48,w] -> f32 [n,steps,classes], both as
+    /// Loads `detect` (`f32 [n,3,h,w]` -> map `f32 [n,1,h,w]`), `recognize` (`f32 [n,3,48,w]` -> `f32 [n,steps,classes]`, both as
     /// PaddleOCR names them) and `keys` (a character a line).
     pub fn load(
         files: &BTreeMap<String, PathBuf>,
