@@ -9,7 +9,7 @@ PACK := $(DATA)/packs/lite
 OUT := target/demo
 DESCRIBE := target/release/describe
 
-BUILD_PACKAGES := gcc g++ pkg-config libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libopencv-imgproc-dev
+BUILD_PACKAGES := gcc g++ pkg-config clang libclang-dev libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libopencv-imgproc-dev
 RUN_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-venv
 SAMPLE_PACKAGES := gcompris-qt-data flite
