@@ -270,6 +270,8 @@ impl Model {
     ) -> Result<SessionOutputs<'r>, DescribeError> {
         cancel.check()?;
         let piece = &self.piece;
+        // Free of cost where nobody listens; the benches add these up.
+        let _run = tracing::trace_span!("run", piece).entered();
         let result = match cancel.run_options() {
             Some(options) => self.session.run_with_options(inputs, options),
             None => self.session.run(inputs),
