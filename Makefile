@@ -54,5 +54,9 @@ lint: system-build
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-bench: build pack sample
+# The machine comes first, as figures say nothing without it.
+bench: build pack sample system-test
+	@python3 -B benches/compare.py --machine
+	@python3 -B benches/media.py
 	cargo bench
+	@python3 -B benches/compare.py
