@@ -200,6 +200,8 @@ impl AggregatorImpl for ClipSampler {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         lock(&self.stream).end_stretch();
+        let duration = lock(&self.settings).duration;
+        self.obj().set_property("latency", duration);
         Ok(())
     }
 
@@ -340,11 +342,20 @@ impl ClipSampler {
         }
 
         let shape = self.negotiate_shape()?;
+        self.bound_queues(settings.duration);
         self.obj().update_segment(&segment);
         let (has_video, has_audio) = (pads.video.is_some(), pads.audio.is_some());
         lock(&self.stream).begin(shape, settings.plan(shape), origin, has_video, has_audio);
         gst::debug!(CAT, imp = self, "clips start at {}", gst::ClockTime::from_nseconds(origin));
         Ok(true)
+    }
+
+    /// A pad's queue holds as much time as the latency says. A file needs no latency, and four seconds of decoded film
+    /// are 300 MB in full HD: what is not live waits at the decoder instead.
+    fn bound_queues(&self, duration: u64) {
+        let mut query = gst::query::Latency::new();
+        let live = self.obj().src_pad().query(&mut query) && query.result().0;
+        self.obj().set_property("latency", if live { duration } else { 0 });
     }
 
     /// Asks downstream for the size of frames and the rate of sound, and sets the caps.
