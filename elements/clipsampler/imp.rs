@@ -2,7 +2,7 @@
 //!
 //! Three mutexes, taken one at a time and never held across a call into GStreamer: `settings`, `pads`, `stream`.
 
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use describe_models::{Clip, ClipShape, sampling::ClipPlan};
 use gst::{glib, prelude::*, subclass::prelude::*};
@@ -13,7 +13,10 @@ use super::{
     stream::{BufferError, Media, Placed, Stream, place},
     video,
 };
-use crate::clip::{CLIP_CAPS, to_buffer};
+use crate::{
+    clip::{CLIP_CAPS, to_buffer},
+    lock,
+};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("clipsampler", gst::DebugColorFlags::empty(), Some("cuts picture and sound into clips"))
@@ -69,11 +72,6 @@ pub struct ClipSampler {
     settings: Mutex<Settings>,
     pads: Mutex<Pads>,
     stream: Mutex<Stream>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while the lock was held is an error of the element already; the data is still whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[glib::object_subclass]

@@ -11,6 +11,8 @@ use describe_models::{
 use gst::glib::translate::IntoGlib;
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoFormat, VideoFormatInfo, VideoInfo, prelude::*};
 
+use crate::lock;
+
 /// Raw formats whose samples OpenCV can scale where they lie: bytes, or 16-bit little-endian words, side by side.
 pub fn formats() -> impl Iterator<Item = VideoFormat> {
     VideoFormat::iter_raw().filter(|format| {
@@ -176,7 +178,7 @@ impl Handle {
 
 impl Candidate for Handle {
     fn keep(&self) {
-        let mut held = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = lock(&self.0);
         let Held::Raw { buffer, reader, max_size } = &*held else { return };
         let small = reader.picture(buffer, |picture| {
             let (width, height) = picture.fit(*max_size);
@@ -189,7 +191,7 @@ impl Candidate for Handle {
     }
 
     fn frame(&self, at_ns: u64) -> Option<Frame> {
-        match &*self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match &*lock(&self.0) {
             Held::Small { width, height, rgb } => {
                 Some(Frame { at_ns, width: *width, height: *height, rgb: rgb.clone() })
             }
