@@ -7,6 +7,7 @@ pub mod caption;
 pub mod clip;
 pub mod describer;
 pub mod experts;
+pub mod generator;
 pub mod lite;
 pub mod observation;
 pub mod pack;

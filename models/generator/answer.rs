@@ -1,0 +1,1 @@
+//! From the JSON that a generator answers to observations.

@@ -1,0 +1,1 @@
+//! Which token comes next: greedy or drawn, with penalties.

@@ -1,0 +1,1 @@
+//! Answers held to a JSON schema, closed before the tokens run out.
