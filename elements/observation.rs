@@ -107,7 +107,9 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&said.to_json()).unwrap();
         let mut names: Vec<&str> = structure.fields().map(|name| name.as_str()).collect();
         names.sort_unstable();
-        assert_eq!(names, json.as_object().unwrap().keys().collect::<Vec<_>>());
+        let mut wanted: Vec<&String> = json.as_object().unwrap().keys().collect();
+        wanted.sort_unstable();
+        assert_eq!(names, wanted);
         assert_eq!(structure.get::<u64>("end_ns"), Ok(2));
         assert_eq!(structure.get::<f64>("confidence"), Ok(0.5));
         let labels = structure.get::<gst::Array>("labels").unwrap();

@@ -166,14 +166,17 @@ pub enum LoadError {
         /// What is missing or different.
         reason: String,
     },
-    /// The execution provider that was asked for is not in this ONNX Runtime.
+    /// A file with weights of a model is missing or not where it may be.
     #[error(
-        "execution provider {provider} is not usable: {reason}; use execution-provider=cpu or a runtime built with it"
+        "{path} keeps its weights in '{file}', which cannot be used: {reason}; put the file beside the model, or fetch the \
+         model anew"
     )]
-    Provider {
-        /// The provider.
-        provider: String,
-        /// Why not.
+    Weights {
+        /// The ONNX file.
+        path: PathBuf,
+        /// The file of its weights, as it names it.
+        file: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// Nothing of the pack could be loaded.

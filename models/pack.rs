@@ -47,6 +47,13 @@ pub fn data_folders() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Where things are kept that can be made again: `$XDG_CACHE_HOME/describe`.
+pub fn cache_folder() -> PathBuf {
+    let named = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folder = named.or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    folder.unwrap_or_else(env::temp_dir).join("describe")
+}
+
 /// What to load and how.
 #[derive(Debug, Clone)]
 pub struct PackSettings {
@@ -161,7 +168,7 @@ impl Manifest {
 }
 
 /// Whether a path stays inside the folder that it is put behind.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     !name.contains(['\\', '\0']) && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
@@ -220,10 +227,12 @@ fn pieces_for(kind: Kind) -> &'static [&'static str] {
 pub fn load(settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
     let folder = locate(settings.path.as_deref())?;
     let manifest = Manifest::read(&folder)?;
-    runtime::start(settings.run.runtime.as_deref())?;
-    assemble(&folder, &manifest, settings, progress, &|name, part| {
+    runtime::start(&settings.run)?;
+    let loaded = assemble(&folder, &manifest, settings, progress, &|name, part| {
         experts::build(name, &part.files, &part.settings, &settings.run)
-    })
+    });
+    runtime::trim();
+    loaded
 }
 
 /// A piece as its expert gets it.
@@ -280,7 +289,7 @@ fn assemble(
 
 /// Whether the same error would come for every piece.
 fn concerns_all(error: &LoadError) -> bool {
-    matches!(error, LoadError::NoRuntime { .. } | LoadError::Runtime { .. } | LoadError::Provider { .. })
+    matches!(error, LoadError::NoRuntime { .. } | LoadError::Runtime { .. })
 }
 
 /// Files and settings of every piece, with the user's own files in place.

@@ -52,8 +52,8 @@ pub struct Options {
     /// The ONNX Runtime library; without it ORT_DYLIB_PATH, else the one that 'describe models fetch' installs
     #[arg(long, value_name = "FILE")]
     pub runtime: Option<PathBuf>,
-    /// Hardware that runs the models: cpu, cuda or tensorrt
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    /// Hardware that runs the models: auto, cpu, cuda or tensorrt; what does not work is warned of and the next best taken
+    #[arg(long, value_name = "NAME", default_value = "auto")]
     pub execution_provider: Provider,
     /// Threads of a model
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=256))]

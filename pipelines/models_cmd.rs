@@ -211,15 +211,18 @@ fn unpack(folder: &Path) -> std::io::Result<()> {
 
 /// The library that runs the models, its version and the hardware it was built for.
 pub fn runtime_lines(path: Option<&Path>) -> Result<Vec<String>, LoadError> {
-    runtime::start(path)?;
+    runtime::start(&RunSettings { runtime: path.map(Path::to_owned), ..RunSettings::default() })?;
     // The name behind the link tells the version.
     let library = runtime::library().map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
     let library = library.map_or_else(String::new, |path| path.display().to_string());
     let build = runtime::build_info().unwrap_or_default();
-    let providers = runtime::Provider::ALL.map(|provider| match provider.is_built_in() {
-        true => provider.to_string(),
-        false => format!("no {provider}"),
-    });
+    let all = runtime::Provider::ALL.into_iter().filter(|provider| *provider != runtime::Provider::Auto);
+    let providers: Vec<String> = all
+        .map(|provider| match provider.is_built_in() {
+            true => provider.to_string(),
+            false => format!("no {provider}"),
+        })
+        .collect();
     Ok(vec![library, build.trim().to_owned(), format!("execution providers: {}", providers.join(", "))])
 }
 

@@ -39,7 +39,7 @@ fn properties_have_their_defaults_and_say_when_they_may_change() {
         ("kinds", "caption,scene,sound,speech", ready),
         ("min-confidence", "0", playing),
         ("threads", "2", ready),
-        ("execution-provider", "cpu", ready),
+        ("execution-provider", "auto", ready),
         ("language", "NULL", ready),
         ("post-messages", "false", playing),
         ("latency", "2000000000", playing),

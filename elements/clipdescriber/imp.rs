@@ -59,11 +59,11 @@ pub struct ClipDescriber {
         blurb = "Observations less sure than this are left out, 0 to 1",
         builder().minimum(0.0).maximum(1.0).default_value(0.0).mutable_playing())]
     #[property(name = "threads", nick = "Threads", get, set, type = u32, member = threads,
-        blurb = "Threads of one model",
+        blurb = "Threads of all models of the process together; the first describer decides",
         builder().minimum(1).maximum(256).default_value(DEFAULT_THREADS).mutable_ready())]
     #[property(name = "execution-provider", nick = "Execution provider", get, set, type = ExecutionProvider,
-        member = execution_provider, blurb = "Hardware that runs the models",
-        builder(ExecutionProvider::Cpu).mutable_ready())]
+        member = execution_provider, blurb = "Hardware that runs the models; what does not work is warned of and the next best taken",
+        builder(ExecutionProvider::Auto).mutable_ready())]
     #[property(name = "language", nick = "Language", get, set, type = Option<String>, member = language,
         blurb = "ISO 639-1 code of the speech; unset: found out from the sound",
         builder().mutable_ready())]
@@ -84,15 +84,15 @@ pub struct ClipDescriber {
 
 impl ClipDescriber {
     pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap()
+        crate::lock(&self.settings)
     }
 
     pub(super) fn model(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap()
+        crate::lock(&self.model)
     }
 
     pub(super) fn stream(&self) -> MutexGuard<'_, Stream> {
-        self.stream.lock().unwrap()
+        crate::lock(&self.stream)
     }
 
     pub(super) fn bring(&self, describer: Box<dyn Describer>) {
@@ -157,7 +157,7 @@ impl ClipDescriber {
 
     fn refuse(&self, error: &PrepareError) {
         match error {
-            PrepareError::Settings(_) | PrepareError::Load(LoadError::Provider { .. }) => {
+            PrepareError::Settings(_) => {
                 gst::element_imp_error!(self, gst::LibraryError::Settings, ("{}", error));
             }
             PrepareError::Load(LoadError::NoRuntime { .. } | LoadError::Runtime { .. }) => {

@@ -23,8 +23,11 @@ pub const DEFAULT_LATENCY: gst::ClockTime = gst::ClockTime::from_seconds(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstClipDescriberExecutionProvider")]
 pub enum ExecutionProvider {
-    /// The processor.
+    /// CUDA where it works, else the processor.
     #[default]
+    #[enum_value(name = "CUDA where it works, else the processor", nick = "auto")]
+    Auto,
+    /// The processor.
     #[enum_value(name = "Processor", nick = "cpu")]
     Cpu,
     /// NVIDIA graphics by CUDA.
@@ -38,6 +41,7 @@ pub enum ExecutionProvider {
 impl From<ExecutionProvider> for Provider {
     fn from(provider: ExecutionProvider) -> Self {
         match provider {
+            ExecutionProvider::Auto => Self::Auto,
             ExecutionProvider::Cpu => Self::Cpu,
             ExecutionProvider::Cuda => Self::Cuda,
             ExecutionProvider::TensorRt => Self::TensorRt,
@@ -116,6 +120,7 @@ impl Settings {
             threads: self.threads as usize,
             provider: self.execution_provider.into(),
             runtime: self.runtime_path.as_ref().map(PathBuf::from),
+            ..RunSettings::default()
         }
     }
 }

@@ -1,14 +1,12 @@
 //! What a model gave, checked.
 
+use crate::{DescribeError, runtime::Outputs};
 use ndarray::ArrayViewD;
-use ort::session::SessionOutputs;
-
-use crate::DescribeError;
 
 /// Output `name` of a run of `piece`: f32 of exactly `shape`.
 pub fn tensor<'o>(
     piece: &str,
-    outputs: &'o SessionOutputs<'_>,
+    outputs: &'o Outputs,
     name: &str,
     shape: &[usize],
 ) -> Result<ArrayViewD<'o, f32>, DescribeError> {
@@ -19,7 +17,7 @@ pub fn tensor<'o>(
 /// Output `name` of a run of `piece`: f32 of `shape`, where `None` stands for any size.
 pub fn tensor_like<'o>(
     piece: &str,
-    outputs: &'o SessionOutputs<'_>,
+    outputs: &'o Outputs,
     name: &str,
     shape: &[Option<usize>],
 ) -> Result<ArrayViewD<'o, f32>, DescribeError> {

@@ -155,7 +155,7 @@ fn run_network(
     );
     let (probabilities, new) = {
         let outputs = model.run(ort::inputs!["input" => input, "h" => old_h, "c" => old_c], cancel)?;
-        let get = |name: &str| outputs[name].try_extract_tensor::<f32>().map(|(_, values)| values.to_vec());
+        let get = |name: &str| outputs.value(name)?.try_extract_tensor::<f32>().map(|(_, values)| values.to_vec());
         let new = [get("hn").map_err(failed)?, get("cn").map_err(failed)?];
         (get("speech_probs").map_err(failed)?, new)
     };

@@ -7,6 +7,11 @@
 
 pub mod answer;
 pub mod choice;
+pub mod decoder;
+pub mod folder;
 pub mod grammar;
 pub mod picture;
+pub mod profile;
+pub mod prompt;
 pub mod sound;
+pub mod template;

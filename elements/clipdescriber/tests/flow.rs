@@ -45,8 +45,8 @@ fn observations_are_lines_of_json_with_time() {
                 1,
                 3,
                 concat!(
-                    r#"{"confidence":0.5,"end_ns":3000000000,"kind":"sound","source":"test/sounds","#,
-                    r#""start_ns":1000000000,"text":"a dog barks"}"#,
+                    r#"{"kind":"sound","start_ns":1000000000,"end_ns":3000000000,"text":"a dog barks","#,
+                    r#""confidence":0.5,"source":"test/sounds"}"#,
                     "\n"
                 )
                 .to_owned()

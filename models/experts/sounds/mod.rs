@@ -59,7 +59,8 @@ impl Sounds {
             let failed = |source| DescribeError::Run { piece: PIECE.into(), source };
             let view = TensorRef::from_array_view(patches.view()).map_err(failed)?;
             let outputs = model.run(ort::inputs!["log_mel" => view], cancel)?;
-            let scores = outputs["scores"].try_extract_array::<f32>().map_err(failed)?;
+            let scores =
+                outputs.value("scores").and_then(|scores| scores.try_extract_array::<f32>()).map_err(failed)?;
             match scores.into_dimensionality::<Ix2>() {
                 Ok(scores) if scores.dim() == (patches.dim().0, CLASSES) => each(scores),
                 _ => return Err(unexpected(patches.dim().0)),

@@ -227,7 +227,8 @@ impl Decode for Decoder<'_> {
             return Err(unexpected("k and v", "less"));
         };
         self.past = Some([k, v]);
-        let (_, scores) = outputs["logits"].try_extract_tensor::<f32>().map_err(failed)?;
+        let (_, scores) =
+            outputs.value("logits").and_then(|scores| scores.try_extract_tensor::<f32>()).map_err(failed)?;
         if scores.len() != self.size {
             return Err(unexpected(&format!("{} scores", self.size), &scores.len().to_string()));
         }
