@@ -17,6 +17,7 @@ mod clips;
 mod container;
 mod describe;
 mod exit;
+mod hub;
 mod input;
 mod inspect;
 mod models_cmd;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = stop_switch().and_then(|stop| match &cli.command {
         Some(Command::Clips(options)) => clips::run(options, &stop),
-        Some(Command::Models(action)) => models_cmd::run(action),
+        Some(Command::Models(action)) => models_cmd::run(action, &stop),
         Some(Command::Inspect(options)) => inspect::run(options),
         None if cli.describe.inputs.is_empty() => {
             tell(Cli::command().render_help());
