@@ -32,6 +32,7 @@ mod writer;
 const EXAMPLES: &str = "\
 Examples:
   describe models fetch                  install the default pack once (about 200 MB)
+  describe models fetch hf:OWNER/NAME    a model published for ONNX Runtime, from the Hugging Face hub
   describe holiday.mp4                   writes holiday.jsonl, holiday.vtt and holiday.chapters.vtt here
   describe *.mkv --out results --kinds caption,speech --language en
   describe clips holiday.mp4 --out look  what the models see and hear: PNG, WAV and clips.jsonl

@@ -14,55 +14,8 @@ use std::{
 };
 
 use common::{Done, command, describe, finish, prepare, wait};
-use endpoint::{Endpoint, NAME, Repo, Request, Trouble, sum};
+use endpoint::{COMMIT, Dice, Endpoint, NAME, Repo, Request, Trouble, repo, sum};
 use serde_json::{Value, json};
-
-const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
-
-/// Numbers without order, the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        // Knuth's MMIX generator; the high bits are the good ones.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % end
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.below(256) as u8).collect()
-    }
-}
-
-/// A repository in the published layout; the contents mean nothing.
-fn repo() -> Repo {
-    let mut dice = Dice(7);
-    let mut files: BTreeMap<String, Vec<u8>> = [
-        (".gitattributes", 20),
-        ("LICENSE", 900),
-        ("README.md", 2_000),
-        ("chat_template.jinja", 600),
-        ("generation_config.json", 0),
-        ("model.safetensors", 9_000),
-        ("tokenizer.json", 60_000),
-        ("onnx/decoder_model_merged.onnx", 17_000),
-        ("onnx/decoder_model_merged.onnx_data", 300_000),
-        ("onnx/decoder_model_merged.onnx_data_1", 80_000),
-        ("onnx/decoder_model_merged_q4.onnx", 16_000),
-        ("onnx/decoder_model_merged_q4.onnx_data", 150_000),
-        ("onnx/decoder_model_merged_q4f16.onnx", 15_000),
-        ("onnx/embed_tokens.onnx", 40_000),
-        ("onnx/embed_tokens_int8.onnx", 20_000),
-        ("onnx/vision_encoder.onnx", 50_000),
-        ("onnx/vision_encoder_q4.onnx", 25_000),
-    ]
-    .into_iter()
-    .map(|(path, count)| (path.to_owned(), dice.bytes(count)))
-    .collect();
-    let config = json!({"model_type": "gemma4", "transformers.js_config": {"dtype": {"decoder_model_merged": "q4"}}});
-    files.insert("config.json".into(), config.to_string().into_bytes());
-    Repo { files, commit: COMMIT.into(), ..Repo::default() }
-}
 
 /// What comes without `--dtype`: of the decoder what config.json says, of the others the smallest good one.
 const DEFAULT: [&str; 10] = [
@@ -202,6 +155,16 @@ fn only_the_chosen_files_come_and_only_once() {
     fs::remove_file(bench.home().join("README.md")).unwrap();
     bench.fetch(&[]).expect(0, &["to download: 2 files"]);
     bench.check(&[DEFAULT.as_slice(), &decoder].concat());
+}
+
+#[test]
+fn a_long_way_is_told_by_tenths() {
+    let bench = Bench::new(repo());
+    bench.endpoint.change(|repo| drop(repo.files.insert("onnx/vision_encoder_q4.onnx".into(), vec![1; 4_000_000])));
+    let done = bench.fetch(&[]).expect(0, &["to download: 9 files, 4.2 MB", "100 %, 4.2 MB of 4.2 MB, "]);
+    let lines = done.err.lines().filter(|line| line.contains(" % of ") || line.contains(" %, ")).count();
+    assert!((2..=10).contains(&lines), "{done:#?}");
+    bench.check(&DEFAULT);
 }
 
 #[test]

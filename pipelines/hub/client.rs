@@ -11,8 +11,9 @@ use hf_hub::{
     api::sync::{Api, ApiBuilder},
 };
 use ureq::{
-    Agent, Body,
+    Agent, Body, RequestBuilder,
     http::{HeaderMap, Response, Uri},
+    typestate::WithoutBody,
 };
 
 use super::listing::{Listing, is_hex, short};
@@ -129,11 +130,7 @@ impl Hub {
     pub fn ask(&self, commit: &str, path: &str) -> Result<Facts, Fault> {
         let mut url = self.api.repo(self.at(commit)).url(path);
         for _ in 0..MAX_HOPS {
-            let mut request = self.agent.head(&url);
-            if let Some(token) = self.token.as_ref().filter(|_| self.is_home(&url)) {
-                request = request.header("Authorization", format!("Bearer {token}"));
-            }
-            let response = request.call().map_err(|error| broken(&error))?;
+            let response = self.send(self.agent.head(&url), &url)?;
             let facts = facts(&response);
             match target(&url, &response)? {
                 // The store behind another host knows no more than the endpoint that sends there.
@@ -155,6 +152,8 @@ impl Hub {
             return Err(Fault::Passing("a part was sent without saying which".into(), None));
         }
         let length = header(response.headers(), "content-length").and_then(|text| text.parse().ok());
+        // A length of packed bytes says nothing; the client unpacks them.
+        let length = length.filter(|_| !response.headers().contains_key("content-encoding"));
         Ok(Reply { facts, from: range.filter(|_| partial), length, body: response.into_body() })
     }
 
@@ -171,10 +170,7 @@ impl Hub {
             if let Some(from) = from.filter(|from| *from > 0) {
                 request = request.header("Range", format!("bytes={from}-"));
             }
-            if let Some(token) = self.token.as_ref().filter(|_| home) {
-                request = request.header("Authorization", format!("Bearer {token}"));
-            }
-            let response = request.call().map_err(|error| broken(&error))?;
+            let response = self.send(request, &url)?;
             if home {
                 let Facts { commit, bytes, sha256, etag } = facts(&response);
                 known = Facts {
@@ -200,6 +196,14 @@ impl Hub {
             }
         }
         Err(Fault::Passing("it is sent on too often".into(), None))
+    }
+
+    /// Sends a request to `url`, with the token where it may go.
+    fn send(&self, mut request: RequestBuilder<WithoutBody>, url: &str) -> Result<Response<Body>, Fault> {
+        if let Some(token) = self.token.as_ref().filter(|_| self.is_home(url)) {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        request.call().map_err(|error| broken(&error))
     }
 
     fn is_home(&self, url: &str) -> bool {

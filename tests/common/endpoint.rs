@@ -18,6 +18,55 @@ use sha2::{Digest, Sha256};
 /// Name of the only model.
 pub const NAME: &str = "own/tiny-model";
 
+/// Its first commit.
+pub const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
+
+/// Numbers without order, the same in every run.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        // Knuth's MMIX generator; the high bits are the good ones.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % end
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.below(256) as u8).collect()
+    }
+}
+
+/// A repository in the published layout; the contents mean nothing.
+pub fn repo() -> Repo {
+    let mut dice = Dice(7);
+    let mut files: BTreeMap<String, Vec<u8>> = [
+        (".gitattributes", 20),
+        ("LICENSE", 900),
+        ("README.md", 2_000),
+        ("chat_template.jinja", 600),
+        ("generation_config.json", 0),
+        ("model.safetensors", 9_000),
+        ("tokenizer.json", 60_000),
+        ("onnx/decoder_model_merged.onnx", 17_000),
+        ("onnx/decoder_model_merged.onnx_data", 300_000),
+        ("onnx/decoder_model_merged.onnx_data_1", 80_000),
+        ("onnx/decoder_model_merged_q4.onnx", 16_000),
+        ("onnx/decoder_model_merged_q4.onnx_data", 150_000),
+        ("onnx/decoder_model_merged_q4f16.onnx", 15_000),
+        ("onnx/embed_tokens.onnx", 40_000),
+        ("onnx/embed_tokens_int8.onnx", 20_000),
+        ("onnx/vision_encoder.onnx", 50_000),
+        ("onnx/vision_encoder_q4.onnx", 25_000),
+    ]
+    .into_iter()
+    .map(|(path, count)| (path.to_owned(), dice.bytes(count)))
+    .collect();
+    let config = json!({"model_type": "gemma4", "transformers.js_config": {"dtype": {"decoder_model_merged": "q4"}}});
+    files.insert("config.json".into(), config.to_string().into_bytes());
+    Repo { files, commit: COMMIT.into(), ..Repo::default() }
+}
+
 /// What goes wrong with one request.
 #[derive(Debug, Clone)]
 pub enum Trouble {
@@ -202,20 +251,34 @@ impl State {
                 Some(trouble) => trouble.befall(&mut stream, &mut reader, text.as_bytes(), None),
             };
         }
-        let Some(bytes) = repo.files.get(&what) else {
+        self.answer_file(&mut stream, &mut reader, &repo, &request, url.starts_with("/api/resolve-cache/"), there)
+    }
+
+    /// The file itself, or the way to where it lies.
+    fn answer_file(
+        &self,
+        stream: &mut TcpStream,
+        reader: &mut impl Read,
+        repo: &Repo,
+        Request { method, what, store, from, .. }: &Request,
+        cached: bool,
+        there: SocketAddr,
+    ) -> std::io::Result<()> {
+        let here = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
+        let Some(bytes) = repo.files.get(what) else {
             return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         };
         let known = format!("X-Repo-Commit: {}\r\n", repo.commit);
-        let is_last = match Repo::is_large(&what) {
-            true => store,
-            false => url.starts_with("/api/resolve-cache/"),
+        let is_last = match Repo::is_large(what) {
+            true => *store,
+            false => cached,
         };
         if !is_last {
-            let (status, to, linked) = match Repo::is_large(&what) {
+            let (status, to, linked) = match Repo::is_large(what) {
                 true => ("302 Found", format!("http://{there}/{what}?signature=secret"), bytes.len()),
                 false => ("307 Temporary Redirect", format!("/api/resolve-cache/{what}"), bytes.len()),
             };
-            let tag = if Repo::is_large(&what) { sum(bytes) } else { sum(bytes)[..40].to_owned() };
+            let tag = if Repo::is_large(what) { sum(bytes) } else { sum(bytes)[..40].to_owned() };
             return write!(
                 stream,
                 "HTTP/1.1 {status}\r\n{known}Location: {to}\r\nX-Linked-Size: {linked}\r\nX-Linked-ETag: \"{tag}\"\r\n\
@@ -223,7 +286,7 @@ impl State {
                 if method == "HEAD" { "" } else { "gone" }
             );
         }
-        match (method, self.next(&what)) {
+        match (method.as_str(), self.next(what)) {
             ("HEAD", _) => {
                 write!(
                     stream,
@@ -232,8 +295,8 @@ impl State {
                     &sum(bytes)[..40]
                 )
             }
-            (_, Some(trouble)) => trouble.befall(&mut stream, &mut reader, bytes, request.from),
-            (_, None) => send(&mut stream, bytes, request.from, bytes.len()),
+            (_, Some(trouble)) => trouble.befall(stream, reader, bytes, *from),
+            (_, None) => send(stream, bytes, *from, bytes.len()),
         }
     }
 
