@@ -238,6 +238,11 @@ fn a_server_that_cannot_continue_sends_anew() {
     bench.endpoint.trouble("tokenizer.json", [Trouble::TooLong, Trouble::Cut(5), Trouble::Status(403, "")]);
     bench.fetch(&[]).expect(0, &["nobody asked for", "cannot be continued", "more came than was promised"]);
     assert!(bench.endpoint.is_calm());
+    // All of it is taken when it comes in place of a part.
+    let times =
+        |path: &str, log: &[Request]| log.iter().filter(|request| request.store && request.what == path).count();
+    let log = bench.endpoint.log();
+    assert_eq!([decoder, embed, vision].map(|path| times(path, &log)), [2, 3, 3]);
     bench.check(&DEFAULT);
 }
 
@@ -480,7 +485,8 @@ fn a_revision_is_a_commit_and_moves_only_when_asked() {
     // The next commit: one file is new, one is gone, one is under another name, the rest is as it was.
     bench.endpoint.change(|repo| {
         repo.commit = "a".repeat(40);
-        repo.files.insert("README.md".into(), b"new words".to_vec());
+        // As long as it was: only its name in git tells.
+        repo.files.insert("README.md".into(), vec![b'x'; 2_000]);
         let embed = repo.files.remove("onnx/embed_tokens_int8.onnx").unwrap();
         repo.files.insert("onnx/embed_tokens_quantized.onnx".into(), embed);
         repo.files.remove("LICENSE");
