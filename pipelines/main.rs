@@ -17,6 +17,7 @@ mod clips;
 mod container;
 mod describe;
 mod exit;
+mod hub;
 mod input;
 mod inspect;
 mod models_cmd;
@@ -31,6 +32,7 @@ mod writer;
 const EXAMPLES: &str = "\
 Examples:
   describe models fetch                  install the default pack once (about 200 MB)
+  describe models fetch hf:OWNER/NAME    a model published for ONNX Runtime, from the Hugging Face hub
   describe holiday.mp4                   writes holiday.jsonl, holiday.vtt and holiday.chapters.vtt here
   describe *.mkv --out results --kinds caption,speech --language en
   describe clips holiday.mp4 --out look  what the models see and hear: PNG, WAV and clips.jsonl
@@ -78,7 +80,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = stop_switch().and_then(|stop| match &cli.command {
         Some(Command::Clips(options)) => clips::run(options, &stop),
-        Some(Command::Models(action)) => models_cmd::run(action),
+        Some(Command::Models(action)) => models_cmd::run(action, &stop),
         Some(Command::Inspect(options)) => inspect::run(options),
         None if cli.describe.inputs.is_empty() => {
             tell(Cli::command().render_help());

