@@ -5,7 +5,9 @@ use llguidance::Matcher;
 use super::{outline::Outline, vocabulary::Vocabulary};
 
 /// Orders in which a way is searched before giving up; all but the first differ in what they write into patterns.
-const ATTEMPTS: u64 = 8;
+const ATTEMPTS: u32 = 6;
+/// Steps of the first attempt; each later one takes four times as many. Few schemas need more than the first.
+const STEPS: u64 = 64;
 /// Single bytes before structure is tried: outside of strings closers come first, openers last.
 const OUTSIDE: &[u8] = b"}],:0123456789nftul\"aesr.-[{eE+";
 /// The same inside a string: end it, else fill it up.
@@ -16,27 +18,20 @@ const INSIDE: &[u8] = b"\". 0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP
 /// What the grammar forces is written as it is; where it leaves a choice the first byte that it takes from a fixed order
 /// is written. Patterns can lead that astray (`^[a-z]*z$`), therefore other orders are tried when one does not end.
 pub(super) fn find(vocabulary: &Vocabulary, matcher: &Matcher, outline: Outline, limit: usize) -> Option<Vec<u32>> {
-    (0..ATTEMPTS).find_map(|attempt| walk(vocabulary, matcher.clone(), outline, limit, attempt))
+    let bytes = (0..ATTEMPTS).find_map(|attempt| walk(vocabulary, matcher.clone(), outline, attempt))?;
+    vocabulary.spell(&bytes).filter(|tokens| tokens.len() <= limit)
 }
 
-fn walk(
-    vocabulary: &Vocabulary,
-    mut matcher: Matcher,
-    mut outline: Outline,
-    limit: usize,
-    attempt: u64,
-) -> Option<Vec<u32>> {
+/// Bytes that end the answer; `None` where that takes more steps than the attempt has.
+fn walk(vocabulary: &Vocabulary, mut matcher: Matcher, mut outline: Outline, attempt: u32) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut steps = 0u64;
-    while !matcher.is_accepting().ok()? {
-        // A token holds at least one byte of the way, and few hold more than a word.
-        if steps > limit as u64 * 16 || bytes.len() > limit.saturating_mul(64) {
-            return None;
+    for step in 0..STEPS << (2 * attempt) {
+        if matcher.is_accepting().ok()? {
+            return Some(bytes);
         }
-        steps += 1;
         let forced = matcher.compute_ff_bytes();
         let tokens = if forced.is_empty() {
-            vec![choose(vocabulary, &mut matcher, outline.in_string(), attempt.wrapping_mul(steps))?]
+            vec![choose(vocabulary, &mut matcher, outline.in_string(), u64::from(attempt) * (step + 1))?]
         } else {
             vocabulary.spell(&forced)?
         };
@@ -46,23 +41,39 @@ fn walk(
             outline.write(vocabulary.bytes(token));
         }
     }
-    vocabulary.spell(&bytes).filter(|tokens| tokens.len() <= limit)
+    None
 }
 
-/// The first token of the order that the grammar takes; the shortest of all that it takes where none does.
+/// The token to write where there is a choice: one that closes, else one after which something closes, else the first of
+/// the order that the grammar takes, else the shortest of all that it takes.
 fn choose(vocabulary: &Vocabulary, matcher: &mut Matcher, in_string: bool, turn: u64) -> Option<u32> {
     let order = if in_string { INSIDE } else { OUTSIDE };
-    // What closes stays first; the rest begins elsewhere in each attempt, scattered by Knuth's multiplicative hash.
-    let (closers, rest) = order.split_at(if in_string { 1 } else { 4 });
+    let (closers, rest) = order.split_at(if in_string { 1 } else { 3 });
+    // In each later attempt the rest begins elsewhere, scattered by Knuth's multiplicative hash.
     let start = (turn.wrapping_mul(2_654_435_761) >> 7) as usize % rest.len();
     let (later, sooner) = rest.split_at(if turn == 0 { 0 } else { start });
     let others = (0..=255u8).filter(|byte| !order.contains(byte));
-    for byte in closers.iter().chain(sooner).chain(later).copied().chain(others) {
-        if let Some(token) = vocabulary.single[usize::from(byte)]
-            && matcher.validate_tokens(&[token]).ok()? == 1
-        {
-            return Some(token);
+    let token = |byte: u8| vocabulary.single[usize::from(byte)];
+    let closers: Vec<u32> = closers.iter().copied().filter_map(token).collect();
+    let rest = sooner.iter().chain(later).copied().chain(others).filter_map(token);
+
+    let mut taken = Vec::new();
+    for one in closers.iter().copied().chain(rest) {
+        if matcher.validate_tokens(&[one]).ok()? == 1 {
+            if closers.contains(&one) {
+                return Some(one);
+            }
+            taken.push(one);
         }
+    }
+    let ends = closers.into_iter().chain([vocabulary.logits() as u32]);
+    for (one, end) in taken.iter().flat_map(|&one| ends.clone().map(move |end| (one, end))) {
+        if matcher.validate_tokens(&[one, end]).ok()? == 2 {
+            return Some(one);
+        }
+    }
+    if let Some(&first) = taken.first() {
+        return Some(first);
     }
     let mask = matcher.compute_mask().ok()?;
     let mut best: Option<(usize, u32)> = None;
