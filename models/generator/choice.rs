@@ -123,10 +123,11 @@ impl View<'_> {
                 continue;
             }
             let plain = self.penalty.is_none() || self.seen.get(index).is_none_or(|&seen| seen == 0);
+            // Most words are skipped by this vector operation: none of their logits, allowed or not, is high enough.
+            // Not-a-number never wins a comparison.
             if let Some((top, _)) = best
                 && plain
-                && allowed == u32::MAX
-                // Most words are skipped by this vector operation; not-a-number never wins a comparison.
+                && allowed.count_ones() > 2
                 && chunk.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }) <= top
             {
                 continue;

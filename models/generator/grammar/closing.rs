@@ -52,28 +52,31 @@ fn choose(vocabulary: &Vocabulary, matcher: &mut Matcher, in_string: bool, turn:
     // In each later attempt the rest begins elsewhere, scattered by Knuth's multiplicative hash.
     let start = (turn.wrapping_mul(2_654_435_761) >> 7) as usize % rest.len();
     let (later, sooner) = rest.split_at(if turn == 0 { 0 } else { start });
-    let others = (0..=255u8).filter(|byte| !order.contains(byte));
     let token = |byte: u8| vocabulary.single[usize::from(byte)];
     let closers: Vec<u32> = closers.iter().copied().filter_map(token).collect();
-    let rest = sooner.iter().chain(later).copied().chain(others).filter_map(token);
-
-    let mut taken = Vec::new();
-    for one in closers.iter().copied().chain(rest) {
-        if matcher.validate_tokens(&[one]).ok()? == 1 {
-            if closers.contains(&one) {
-                return Some(one);
-            }
-            taken.push(one);
+    for &closer in &closers {
+        if matcher.validate_tokens(&[closer]).ok()? == 1 {
+            return Some(closer);
         }
     }
-    let ends = closers.into_iter().chain([vocabulary.logits() as u32]);
-    for (one, end) in taken.iter().flat_map(|&one| ends.clone().map(move |end| (one, end))) {
-        if matcher.validate_tokens(&[one, end]).ok()? == 2 {
+    let mut first = None;
+    for one in sooner.iter().chain(later).copied().filter_map(token) {
+        if matcher.validate_tokens(&[one]).ok()? == 1 {
+            first.get_or_insert(one);
+            for end in closers.iter().copied().chain([vocabulary.logits() as u32]) {
+                if matcher.validate_tokens(&[one, end]).ok()? == 2 {
+                    return Some(one);
+                }
+            }
+        }
+    }
+    for one in (0..=255u8).filter(|byte| first.is_none() && !order.contains(byte)).filter_map(token) {
+        if matcher.validate_tokens(&[one]).ok()? == 1 {
             return Some(one);
         }
     }
-    if let Some(&first) = taken.first() {
-        return Some(first);
+    if first.is_some() {
+        return first;
     }
     let mask = matcher.compute_mask().ok()?;
     let mut best: Option<(usize, u32)> = None;

@@ -28,7 +28,11 @@ impl Outline {
 
     /// Goes on with `bytes`; false where a number or the nesting has gone too far.
     pub(super) fn write(&mut self, bytes: &[u8]) -> bool {
-        bytes.iter().fold(true, |fits, &byte| self.step(byte) && fits)
+        let mut fits = true;
+        for &byte in bytes {
+            fits &= self.step(byte);
+        }
+        fits
     }
 
     fn step(&mut self, byte: u8) -> bool {

@@ -114,7 +114,6 @@ fn answers_of_any_model_are_valid_by_their_schema() {
             let validator = jsonschema::validator_for(&schema).unwrap();
             let grammar = Grammar::new(&vocabulary, &Schema::parse(&schema.to_string()).unwrap()).unwrap();
             let smallest = grammar.smallest();
-            let begun = Instant::now();
             for seed in 0..count as u64 {
                 let mut random = Pcg64::seed_from_u64(seed * 4 + pack.len() as u64);
                 // A third in very few tokens, where closing in time is all that matters.
@@ -130,11 +129,6 @@ fn answers_of_any_model_are_valid_by_their_schema() {
                 replaced += closed;
                 tight += usize::from(max_tokens == smallest);
             }
-            eprintln!(
-                "GB {:.0?} {smallest} {}",
-                begun.elapsed(),
-                &schema.to_string().chars().take(60).collect::<String>()
-            );
         }
     }
     eprintln!(
@@ -310,5 +304,85 @@ fn what_must_follow_is_told_in_advance() {
     assert!(forced.iter().zip(&likely).all(|(a, b)| a == b), "forced tokens are the only ones");
     for &token in &likely {
         assert_eq!(constraint.push(token), token);
+    }
+}
+
+/// A byte-level vocabulary of `size` made-up words, with and without a space before them.
+fn made_up_tokenizer(size: usize) -> Vec<u8> {
+    let mut random = Pcg64::seed_from_u64(7);
+    let mut vocab: Vec<String> = (0..0x144).filter_map(char::from_u32).map(String::from).collect();
+    let mut seen: std::collections::HashSet<String> = vocab.iter().cloned().collect();
+    vocab.extend(["{\"", "\":", "\",\"", "\"}", "\"}],\"", "\":[", "]}", "}]"].map(String::from));
+    while vocab.len() < size {
+        let length = 2 + random.next_u32() % 9;
+        let mut word: String = (0..length).map(|_| char::from(b'a' + (random.next_u32() % 26) as u8)).collect();
+        match random.next_u32() % 8 {
+            0..4 => word.insert(0, 'Ġ'),
+            4 => word.push_str([".", ",", "\"", "\",", "}", "0"][random.next_u32() as usize % 6]),
+            _ => {}
+        }
+        if seen.insert(word.clone()) {
+            vocab.push(word);
+        }
+    }
+    let vocab: serde_json::Map<String, Value> =
+        vocab.into_iter().enumerate().map(|(id, word)| (word, id.into())).collect();
+    let decoder = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    json!({"version": "1.0", "added_tokens": [], "decoder": decoder,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}})
+    .to_string()
+    .into_bytes()
+}
+
+/// Prints what the steps of an answer cost over a vocabulary as large as the largest published ones.
+#[test]
+#[ignore = "a measurement; run it alone, with --ignored --nocapture"]
+fn speed_over_a_large_vocabulary() {
+    let json = made_up_tokenizer(262_144);
+    let micros = |since: Instant| since.elapsed().as_secs_f64() * 1e6;
+    let begun = Instant::now();
+    let vocabulary = Vocabulary::from_json(&json, 262_144, &[1]).unwrap();
+    eprintln!("vocabulary {:.0} ms", micros(begun) / 1e3);
+    let begun = Instant::now();
+    let grammar = Grammar::new(&vocabulary, &Schema::default()).unwrap();
+    eprintln!("grammar {:.1} ms", micros(begun) / 1e3);
+    let (mut opening, mut masking, mut choosing, mut pushing) = (vec![], vec![], vec![], vec![]);
+    let mut random = Pcg64::seed_from_u64(2);
+    let mut logits = vec![0.0; 262_144];
+    let mut chooser = Chooser::new(Sampling::default());
+    for _ in 0..8 {
+        let begun = Instant::now();
+        let mut constraint = grammar.answer(200).unwrap();
+        opening.push(micros(begun));
+        while !constraint.is_complete() {
+            babble(&mut random, &mut logits);
+            // Bytes of structure are likely now and then, so that events come and go.
+            for (byte, often) in [(b'"', 12), (b'{', 2), (b'}', 2), (b',', 2), (b'1', 3)] {
+                if random.next_u32().is_multiple_of(often) {
+                    logits[vocabulary.single[usize::from(byte)].unwrap() as usize] = 9.0;
+                }
+            }
+            let begun = Instant::now();
+            let mask = constraint.allowed();
+            masking.push(micros(begun));
+            let begun = Instant::now();
+            let token = chooser.choose(&logits, Some(mask), &[]);
+            choosing.push(micros(begun));
+            let begun = Instant::now();
+            constraint.push(token);
+            pushing.push(micros(begun));
+        }
+    }
+    for (name, mut times) in [("answer", opening), ("mask", masking), ("choose", choosing), ("push", pushing)] {
+        times.sort_unstable_by(f64::total_cmp);
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+        eprintln!(
+            "{name}: mean {mean:.0} us, median {:.0}, 95 % {:.0}, most {:.0}, of {}",
+            at(0.5),
+            at(0.95),
+            at(1.0),
+            times.len()
+        );
     }
 }
