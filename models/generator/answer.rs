@@ -1,1 +1,0 @@
-//! From the JSON that a generator answers to observations.

@@ -1,1 +1,0 @@
-//! Answers held to a JSON schema, closed before the tokens run out.
