@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod choice;
 pub mod decoder;
+mod fields;
 pub mod folder;
 pub mod grammar;
 pub mod picture;
@@ -15,3 +16,5 @@ pub mod profile;
 pub mod prompt;
 pub mod sound;
 pub mod template;
+#[cfg(test)]
+pub(crate) mod testing;
