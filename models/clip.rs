@@ -158,6 +158,8 @@ pub struct ClipShape {
     pub max_size: u32,
     /// Samples a second of the sound.
     pub rate: u32,
+    /// Most frames of a clip; `None`: as many as the user wants.
+    pub frames: Option<u32>,
 }
 
 #[cfg(test)]

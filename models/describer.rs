@@ -13,6 +13,7 @@ use ort::session::{NoSelectedOutputs, RunOptions};
 use crate::{
     clip::{Clip, ClipShape},
     observation::Observation,
+    time::Span,
 };
 
 /// Something that describes clips: a pack.
@@ -37,7 +38,23 @@ pub trait Describer: Send {
 
     /// The time up to which everything has been said: no later answer starts before it.
     fn settled_ns(&self) -> u64;
+
+    /// Who hears an answer while it grows; a describer that answers at once has nobody to tell.
+    fn listen(&mut self, _partial: Option<Partial>) {}
+
+    /// Counts of what it did, by name.
+    fn stats(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// The hardware that its main model runs on, where it knows.
+    fn provider(&self) -> Option<String> {
+        None
+    }
 }
+
+/// Hears an answer about a span while it grows: the whole text so far.
+pub type Partial = Arc<dyn Fn(Span, &str) + Send + Sync>;
 
 /// Stops a description in progress from another thread.
 ///

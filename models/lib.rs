@@ -20,6 +20,6 @@ pub mod timeline;
 pub mod wire;
 
 pub use clip::{Clip, ClipShape, Frame, Sound, Thumbnails};
-pub use describer::{Cancel, DescribeError, Describer, LoadError};
+pub use describer::{Cancel, DescribeError, Describer, LoadError, Partial};
 pub use observation::{Kind, Label, Observation};
 pub use time::Span;

@@ -24,6 +24,10 @@ use crate::{
     ClipShape, Describer, Kind, LoadError,
     caption::{Composer, Rules},
     experts::{self, Expert},
+    generator::{
+        describer::{Engine, Evidence, Generator, Wishes},
+        folder::Folder,
+    },
     lite::Lite,
     runtime::{self, RunSettings},
 };
@@ -67,12 +71,21 @@ pub struct PackSettings {
     pub language: Option<String>,
     /// How the models are run.
     pub run: RunSettings,
+    /// What is asked of a generator; experts alone have no use for it.
+    pub generator: Wishes,
 }
 
 impl Default for PackSettings {
     fn default() -> Self {
         let kinds = [Kind::Caption, Kind::Scene, Kind::Sound, Kind::Speech].into();
-        Self { path: None, pieces: BTreeMap::new(), kinds, language: None, run: RunSettings::default() }
+        Self {
+            path: None,
+            pieces: BTreeMap::new(),
+            kinds,
+            language: None,
+            run: RunSettings::default(),
+            generator: Wishes::default(),
+        }
     }
 }
 
@@ -140,11 +153,6 @@ pub struct Piece {
 impl Manifest {
     /// Reads the manifest of the pack in `folder`, which must be an existing folder.
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
-        if !folder.join(MANIFEST).exists() && folder.join("config.json").exists() && folder.join("onnx").is_dir() {
-            let reason = "it is a published generator model (config.json and onnx/); generator packs are not in this \
-                          version yet, use a pack with a describe.json such as the default pack";
-            return Err(LoadError::Format { path: folder.to_owned(), reason: reason.to_owned() });
-        }
         let path = folder.join(MANIFEST);
         let manifest: Self = read_json(&path)?;
         match manifest.fault() {
@@ -226,13 +234,66 @@ fn pieces_for(kind: Kind) -> &'static [&'static str] {
 /// if what all of them need is not there: the manifest, ONNX Runtime, the execution provider.
 pub fn load(settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
     let folder = locate(settings.path.as_deref())?;
-    let manifest = Manifest::read(&folder)?;
-    runtime::start(&settings.run)?;
-    let loaded = assemble(&folder, &manifest, settings, progress, &|name, part| {
-        experts::build(name, &part.files, &part.settings, &settings.run)
-    });
+    let loaded = match Folder::is_one(&folder) {
+        true => generator(&folder, settings, progress),
+        false => toolbox(&folder, settings, progress),
+    };
     runtime::trim();
     loaded
+}
+
+/// Loads a published model, with experts beside it where they tell it something or say what it cannot.
+fn generator(folder: &Path, settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
+    let folder = Folder::read(folder)?;
+    let mut done = 0;
+    let engine = Engine::load(folder, settings.generator.dtype.as_ref(), &settings.run, &mut |piece| {
+        progress(Progress { piece: piece.to_owned(), done, total: done + 1 });
+        done += 1;
+    })?;
+    let mut missing = Vec::new();
+    let experts = beside(&engine, settings, progress, &mut missing);
+    let overrides = &engine.folder.overrides;
+    let (name, version) = (engine.folder.name(), overrides.version.clone().unwrap_or_default());
+    let generator = Generator::new(engine, settings.generator.clone(), settings.kinds.clone(), experts)?;
+    Ok(Loaded { describer: Box::new(generator), name, version, missing })
+}
+
+/// The default pack's experts for what a generator is to be told; without them it works too.
+fn beside(
+    engine: &Engine,
+    settings: &PackSettings,
+    progress: &mut dyn FnMut(Progress),
+    missing: &mut Vec<(String, LoadError)>,
+) -> Option<Box<dyn Describer>> {
+    let kinds: BTreeSet<Kind> = match settings.generator.evidence {
+        Evidence::None => return None,
+        Evidence::Auto if engine.ears.is_some() => return None,
+        Evidence::Auto | Evidence::Speech => [Kind::Speech].into(),
+        Evidence::All => [Kind::Scene, Kind::Sound, Kind::Speech].into(),
+    };
+    let default = locate_in(None, None, data_folders()).and_then(|folder| {
+        let settings = PackSettings { path: None, kinds, pieces: BTreeMap::new(), ..settings.clone() };
+        toolbox(&folder, &settings, progress)
+    });
+    match default {
+        Ok(loaded) => {
+            missing.extend(loaded.missing);
+            Some(loaded.describer)
+        }
+        Err(error) => {
+            missing.push(("evidence".to_owned(), error));
+            None
+        }
+    }
+}
+
+/// Loads a pack of experts.
+fn toolbox(folder: &Path, settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
+    let manifest = Manifest::read(folder)?;
+    runtime::start(&settings.run)?;
+    assemble(folder, &manifest, settings, progress, &|name, part| {
+        experts::build(name, &part.files, &part.settings, &settings.run)
+    })
 }
 
 /// A piece as its expert gets it.
@@ -282,7 +343,7 @@ fn assemble(
         return Err(LoadError::Empty { path: folder.to_owned() });
     }
     let composer = composer(&settings.kinds, &parts, &manifest.caption, &mut missing);
-    let shape = ClipShape { max_size: manifest.clip.max_size, rate: manifest.clip.rate };
+    let shape = ClipShape { max_size: manifest.clip.max_size, rate: manifest.clip.rate, frames: None };
     let describer = Box::new(Lite::new(shape, settings.kinds.clone(), experts, composer));
     Ok(Loaded { describer, name: manifest.name.clone(), version: manifest.version.clone(), missing })
 }

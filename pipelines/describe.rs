@@ -16,6 +16,7 @@ use gst::prelude::*;
 use crate::{
     container::{self, Extent},
     exit::{Exit, Failure},
+    generator,
     input::{self, Input},
     player::{Outcome, Player},
     plugin,
@@ -70,6 +71,9 @@ pub struct Options {
     /// Print a line of JSON for each input in place of file names
     #[arg(long)]
     pub json: bool,
+    /// What is asked of a generator
+    #[command(flatten)]
+    pub generator: generator::Options,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -157,6 +161,7 @@ fn load(options: &Options) -> Result<gst::Element, Failure> {
     describer.set_property("threads", options.threads);
     describer.set_property_from_str("execution-provider", options.execution_provider.as_str());
     describer.set_property("language", &options.language);
+    options.generator.set(&describer);
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     describer.set_property("model-path", options.pack.as_ref().map(text));
     describer.set_property("runtime-path", options.runtime.as_ref().map(text));

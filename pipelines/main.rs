@@ -17,6 +17,7 @@ mod clips;
 mod container;
 mod describe;
 mod exit;
+mod generator;
 mod hub;
 mod input;
 mod inspect;

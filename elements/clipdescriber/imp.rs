@@ -5,13 +5,13 @@
 
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
-use describe_models::{Describer, LoadError};
+use describe_models::Describer;
 use gst::{glib, prelude::*, subclass::prelude::*};
 
 use super::{
-    model::{self, Model, PrepareError},
+    model::Model,
     output::{Progress, Segment, continues},
-    settings::{DEFAULT_KINDS, DEFAULT_LATENCY, DEFAULT_THREADS, ExecutionProvider, Settings},
+    settings::{DEFAULT_KINDS, DEFAULT_LATENCY, DEFAULT_THREADS, Evidence, ExecutionProvider, Settings},
     stream::{Stats, Stream},
 };
 use crate::{
@@ -76,6 +76,46 @@ pub struct ClipDescriber {
     #[property(name = "skip-late", nick = "Skip late", get, set, type = bool, member = skip_late,
         blurb = "In a live pipeline, do not describe a clip whose end plus latency is past",
         builder().default_value(true).mutable_playing())]
+    #[property(name = "prompt", nick = "Prompt", get, set, type = Option<String>, member = prompt,
+        blurb = "What a generator is asked about each clip; unset: what the pack says", builder().mutable_ready())]
+    #[property(name = "system-prompt", nick = "System prompt", get, set, type = Option<String>, member = system_prompt,
+        blurb = "What a generator is told to be; unset: what the pack says", builder().mutable_ready())]
+    #[property(name = "schema", nick = "Schema", get, set, type = Option<String>, member = schema,
+        blurb = "JSON schema of a generator's answers, or the path of a file with it; unset: caption, events, sounds",
+        builder().mutable_ready())]
+    #[property(name = "evidence", nick = "Evidence", get, set, type = Evidence, member = evidence,
+        blurb = "What the experts of the default pack tell a generator", builder(Evidence::Auto).mutable_ready())]
+    #[property(name = "max-tokens", nick = "Most tokens", get, set, type = u32, member = max_tokens,
+        blurb = "Tokens of a generator's answer at most; answers are whole all the same",
+        builder().minimum(8).maximum(65_536).default_value(256).mutable_ready())]
+    #[property(name = "temperature", nick = "Temperature", get, set, type = f64, member = temperature,
+        blurb = "How freely a generator's words are drawn; 0 takes the likeliest ones",
+        builder().minimum(0.0).maximum(10.0).default_value(0.0).mutable_ready())]
+    #[property(name = "top-k", nick = "Top k", get, set, type = u32, member = top_k,
+        blurb = "Draw among so many of the likeliest tokens; 0: among all", builder().default_value(0).mutable_ready())]
+    #[property(name = "top-p", nick = "Top p", get, set, type = f64, member = top_p,
+        blurb = "Draw among the likeliest tokens that have this share of probability",
+        builder().minimum(0.0).maximum(1.0).default_value(1.0).mutable_ready())]
+    #[property(name = "repetition-penalty", nick = "Repetition penalty", get, set, type = f64, member = repetition_penalty,
+        blurb = "Makes tokens less likely that were there before; 1 changes nothing",
+        builder().minimum(0.1).maximum(10.0).default_value(1.0).mutable_ready())]
+    #[property(name = "seed", nick = "Seed", get, set, type = u64, member = seed,
+        blurb = "Where random numbers start; the same seed gives the same answers",
+        builder().default_value(0).mutable_ready())]
+    #[property(name = "context-captions", nick = "Context captions", get, set, type = u32, member = context_captions,
+        blurb = "How many of the last captions a generator is told", builder().maximum(64).default_value(0).mutable_ready())]
+    #[property(name = "context-tokens", nick = "Context tokens", get, set, type = u32, member = context_tokens,
+        blurb = "Tokens up to which a generator remembers the clips before; 0: each clip is new to it",
+        builder().default_value(0).mutable_ready())]
+    #[property(name = "dtype", nick = "Number format", get, set, type = Option<String>, member = dtype,
+        blurb = "Number format of a generator's files, such as q4f16 or decoder_model_merged=q4f16,embed_tokens=int8",
+        builder().mutable_ready())]
+    #[property(name = "near-frames", nick = "Near frames", get, set, type = f64, member = near_frames,
+        blurb = "Mean difference, 0 to 255, up to which frames count as the same for a generator; 0: only equal ones",
+        builder().minimum(0.0).maximum(255.0).default_value(0.0).mutable_ready())]
+    #[property(name = "post-partial", nick = "Post partial answers", get, set, type = bool, member = post_partial,
+        blurb = "Post a generator's answer as element messages 'partial' while it grows",
+        builder().default_value(false).mutable_ready())]
     pub(super) settings: Mutex<Settings>,
 
     model: Mutex<Model>,
@@ -103,74 +143,6 @@ impl ClipDescriber {
         self.settings().latency = latency;
         // The pipeline asks all elements anew.
         let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
-    }
-
-    fn stats(&self) -> gst::Structure {
-        let (load_time, missing) = {
-            let model = self.model();
-            (model.load_time, model.missing.join(","))
-        };
-        let stats = self.stream().stats;
-        gst::Structure::builder("stats")
-            .field("clips", stats.clips)
-            .field("described", stats.described)
-            .field("skipped", stats.skipped)
-            .field("failed", stats.failed)
-            .field("observations", stats.observations)
-            .field("processing-ns", nanoseconds(stats.processing))
-            .field("load-ns", nanoseconds(load_time))
-            .field("missing-pieces", missing)
-            .build()
-    }
-
-    fn load(&self) -> Result<(), gst::StateChangeError> {
-        let (settings, own) = (self.settings().clone(), self.model().own);
-        self.progress(gst::ProgressType::Start, "Loading models");
-        let prepared = model::prepare(&settings, own, &mut |what| {
-            self.progress(gst::ProgressType::Continue, &format!("Loading {what}"));
-        });
-        let ready = match prepared {
-            Ok(ready) => ready,
-            Err(error) => {
-                self.progress(gst::ProgressType::Error, &error.to_string());
-                self.refuse(&error);
-                return Err(gst::StateChangeError);
-            }
-        };
-        for (piece, error) in &ready.missing {
-            gst::element_imp_warning!(
-                self,
-                gst::ResourceError::NotFound,
-                ("Going on without the {} piece: {}", piece, error)
-            );
-        }
-        gst::info!(CAT, imp = self, "Loaded in {:?}, {} pieces missing", ready.load_time, ready.missing.len());
-        self.model().install(ready);
-        self.progress(gst::ProgressType::Complete, "Models loaded");
-        Ok(())
-    }
-
-    fn progress(&self, kind: gst::ProgressType, text: &str) {
-        let message = gst::message::Progress::builder(kind, "load", text).src(&*self.obj()).build();
-        let _ = self.obj().post_message(message);
-    }
-
-    fn refuse(&self, error: &PrepareError) {
-        match error {
-            PrepareError::Settings(_) => {
-                gst::element_imp_error!(self, gst::LibraryError::Settings, ("{}", error));
-            }
-            PrepareError::Load(LoadError::NoRuntime { .. } | LoadError::Runtime { .. }) => {
-                gst::element_imp_error!(self, gst::LibraryError::Init, ("{}", error));
-            }
-            PrepareError::Load(LoadError::Read { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
-                gst::element_imp_error!(self, gst::ResourceError::OpenRead, ("{}", error));
-            }
-            PrepareError::Load(LoadError::Read { .. } | LoadError::Empty { .. }) => {
-                gst::element_imp_error!(self, gst::ResourceError::NotFound, ("{}", error));
-            }
-            PrepareError::Load(_) => gst::element_imp_error!(self, gst::ResourceError::OpenRead, ("{}", error)),
-        }
     }
 
     /// Stops the description in progress and forgets the stream it was about; the models stay.
@@ -331,7 +303,11 @@ impl ClipDescriber {
         let Some(shape) = self.model().shape else { return caps.build() };
         let integer = |value: u32| i32::try_from(value).unwrap_or(i32::MAX).max(1);
         let side = gst::IntRange::new(1, integer(shape.max_size).max(2));
-        caps.field("width", side).field("height", side).field("rate", integer(shape.rate)).build()
+        let caps = caps.field("width", side).field("height", side).field("rate", integer(shape.rate));
+        match shape.frames {
+            Some(frames) => caps.field("frames", gst::IntRange::new(1, integer(frames).max(2))).build(),
+            None => caps.build(),
+        }
     }
 
     fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -364,10 +340,6 @@ impl ClipDescriber {
         self.stream().upstream = Some(answer);
         answer
     }
-}
-
-fn nanoseconds(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[glib::object_subclass]
@@ -416,7 +388,8 @@ impl ObjectImpl for ClipDescriber {
                 .build();
             let stats = glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb("Since PAUSED: clips, described, skipped, failed, observations, processing-ns; since READY: load-ns, missing-pieces")
+                .blurb("Since PAUSED: clips, described, skipped, failed, observations, processing-ns; since READY: load-ns, \
+                        missing-pieces, provider, and counts of the pack")
                 .read_only()
                 .build();
             [ClipDescriber::derived_properties(), &[pieces, stats]].concat()

@@ -32,6 +32,7 @@ use describe_models::Describer;
 use gst::{glib, prelude::*, subclass::prelude::*};
 
 mod imp;
+mod loading;
 mod model;
 mod output;
 mod settings;
@@ -40,7 +41,7 @@ mod stream;
 mod tests;
 mod work;
 
-pub use settings::ExecutionProvider;
+pub use settings::{Evidence, ExecutionProvider};
 
 glib::wrapper! {
     /// The element `clipdescriber`.

@@ -102,6 +102,7 @@ fn load(settings: &Settings, kinds: &BTreeSet<Kind>, progress: &mut dyn FnMut(&s
         kinds: kinds.clone(),
         language: settings.language.clone(),
         run: settings.run(),
+        generator: settings.wishes()?,
     };
     let pack::Loaded { describer, missing, .. } = pack::load(&wanted, &mut |step| progress(&step.piece))?;
     Ok(Loaded { describer: Some(describer), missing })

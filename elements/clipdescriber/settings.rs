@@ -7,6 +7,11 @@ use std::{
 
 use describe_models::{
     Kind,
+    generator::{
+        choice::Sampling,
+        describer::{self, Wishes},
+        folder::Dtypes,
+    },
     observation::UnknownKind,
     runtime::{Provider, RunSettings},
 };
@@ -49,6 +54,25 @@ impl From<ExecutionProvider> for Provider {
     }
 }
 
+/// What the experts of the default pack tell a generator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstClipDescriberEvidence")]
+pub enum Evidence {
+    /// Speech where the model does not hear, else nothing.
+    #[default]
+    #[enum_value(name = "Speech where the model does not hear, else nothing", nick = "auto")]
+    Auto,
+    /// Nothing.
+    #[enum_value(name = "Nothing", nick = "none")]
+    None,
+    /// What was spoken.
+    #[enum_value(name = "What was spoken", nick = "speech")]
+    Speech,
+    /// All that they observe.
+    #[enum_value(name = "All that they observe", nick = "all")]
+    All,
+}
+
 /// Values of the properties.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -63,6 +87,21 @@ pub struct Settings {
     pub post_messages: bool,
     pub latency: u64,
     pub skip_late: bool,
+    pub prompt: Option<String>,
+    pub system_prompt: Option<String>,
+    pub schema: Option<String>,
+    pub evidence: Evidence,
+    pub max_tokens: u32,
+    pub temperature: f64,
+    pub top_k: u32,
+    pub top_p: f64,
+    pub repetition_penalty: f64,
+    pub seed: u64,
+    pub context_captions: u32,
+    pub context_tokens: u32,
+    pub dtype: Option<String>,
+    pub near_frames: f64,
+    pub post_partial: bool,
 }
 
 impl Default for Settings {
@@ -79,6 +118,21 @@ impl Default for Settings {
             post_messages: false,
             latency: DEFAULT_LATENCY.nseconds(),
             skip_late: true,
+            prompt: None,
+            system_prompt: None,
+            schema: None,
+            evidence: Evidence::Auto,
+            max_tokens: 256,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            context_captions: 0,
+            context_tokens: 0,
+            dtype: None,
+            near_frames: 0.0,
+            post_partial: false,
         }
     }
 }
@@ -94,6 +148,9 @@ pub enum SettingsError {
         "property pieces: the field '{0}' must be a string, the path of a file; write pieces=\"files,{0}=(string)PATH\""
     )]
     Piece(String),
+    /// The text of `dtype`.
+    #[error("property dtype: {0}")]
+    Dtype(String),
 }
 
 impl Settings {
@@ -112,6 +169,35 @@ impl Settings {
                 Err(_) => Err(SettingsError::Piece(name.to_string())),
             })
             .collect()
+    }
+
+    /// What is asked of a generator.
+    pub fn wishes(&self) -> Result<Wishes, SettingsError> {
+        let dtype = self.dtype.as_deref().filter(|text| !text.is_empty()).map(Dtypes::parse).transpose();
+        Ok(Wishes {
+            system: self.system_prompt.clone(),
+            prompt: self.prompt.clone(),
+            schema: self.schema.clone(),
+            dtype: dtype.map_err(SettingsError::Dtype)?,
+            max_tokens: self.max_tokens as usize,
+            sampling: Sampling {
+                temperature: self.temperature as f32,
+                top_k: self.top_k as usize,
+                top_p: self.top_p as f32,
+                repetition_penalty: self.repetition_penalty as f32,
+                seed: self.seed,
+            },
+            evidence: match self.evidence {
+                Evidence::Auto => describer::Evidence::Auto,
+                Evidence::None => describer::Evidence::None,
+                Evidence::Speech => describer::Evidence::Speech,
+                Evidence::All => describer::Evidence::All,
+            },
+            context_captions: self.context_captions as usize,
+            context_tokens: self.context_tokens as usize,
+            near_frames: self.near_frames as f32,
+            ..Wishes::default()
+        })
     }
 
     /// How the models are run.

@@ -25,7 +25,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 const DEFAULT_DURATION_NS: u64 = 4_000_000_000;
 const DEFAULT_FRAMES: u32 = 8;
 /// Where nothing downstream says what it wants: enough for a classifier, little enough to move.
-const DEFAULT_SHAPE: ClipShape = ClipShape { max_size: 448, rate: 16_000 };
+const DEFAULT_SHAPE: ClipShape = ClipShape { max_size: 448, rate: 16_000, frames: None };
 /// Longer clips would hold minutes of thumbnails and sound; shorter ones than a millisecond hold nothing.
 const DURATION_RANGE: (u64, u64) = (1_000_000, 600_000_000_000);
 
@@ -41,7 +41,7 @@ impl Settings {
         ClipPlan {
             duration_ns: self.duration,
             interval_ns: if self.interval == 0 { self.duration } else { self.interval },
-            frames: self.frames as usize,
+            frames: shape.frames.unwrap_or(self.frames).min(self.frames) as usize,
             rate: shape.rate,
         }
     }
@@ -383,13 +383,17 @@ impl ClipSampler {
         }
         let rate = wish.get::<i32>("rate").ok().and_then(|rate| u32::try_from(rate).ok());
         let rate = rate.filter(|rate| (1_000..=768_000).contains(rate)).unwrap_or(DEFAULT_SHAPE.rate);
+        let frames = largest("frames").and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
         let caps = gst::Caps::builder(CLIP_CAPS)
             .field("width", max_size as i32)
             .field("height", max_size as i32)
-            .field("rate", rate as i32)
-            .build();
-        self.obj().set_src_caps(&caps);
-        Ok(ClipShape { max_size, rate })
+            .field("rate", rate as i32);
+        let caps = match frames {
+            Some(count) => caps.field("frames", count.min(i32::MAX as u32) as i32),
+            None => caps,
+        };
+        self.obj().set_src_caps(&caps.build());
+        Ok(ClipShape { max_size, rate, frames })
     }
 
     /// Takes the buffers that the clip in progress needs, one of each side at most.

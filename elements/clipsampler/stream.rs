@@ -128,7 +128,7 @@ impl Stream {
     /// A stream that has not begun.
     pub fn new() -> Self {
         Self {
-            shape: ClipShape { max_size: 0, rate: 0 },
+            shape: ClipShape { max_size: 0, rate: 0, frames: None },
             plan: ClipPlan { duration_ns: 1, interval_ns: 1, frames: 1, rate: 1 },
             assembler: None,
             earlier: Counts::default(),

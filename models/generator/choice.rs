@@ -42,6 +42,11 @@ impl Chooser {
         Self { sampling, random, seen: Vec::new(), candidates: Vec::new() }
     }
 
+    /// Whether the likeliest token is always taken.
+    pub fn is_greedy(&self) -> bool {
+        self.sampling.temperature <= 0.0
+    }
+
     /// Goes back to the first random number, as for a new answer.
     pub fn reset(&mut self) {
         self.random = Pcg64::seed_from_u64(self.sampling.seed);

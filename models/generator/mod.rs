@@ -8,8 +8,11 @@
 pub mod answer;
 pub mod choice;
 pub mod decoder;
+pub mod describer;
+pub mod encoder;
 mod fields;
 pub mod folder;
+pub mod generate;
 pub mod grammar;
 pub mod picture;
 pub mod profile;

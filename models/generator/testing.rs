@@ -9,11 +9,13 @@ use serde_json::Value;
 
 /// The folder of fixture packs; `None` (said loudly) where there is none.
 ///
-/// `DESCRIBE_FIXTURES`, else the packs of the checkout, else the shared folder beside it.
+/// `DESCRIBE_FIXTURES`, else the shared folder beside the checkout, else the packs of the checkout.
 pub fn fixtures() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let beside =
-        || [root.join("../tests/data/packs"), root.join("../../shared/fixtures")].into_iter().find(|f| f.is_dir());
+    // The crate of the test is the top of the checkout or one folder below it.
+    let tops = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().take(2);
+    let shared = || tops().map(|top| top.join("../shared/fixtures")).find(|folder| folder.is_dir());
+    let ours = || tops().map(|top| top.join("tests/data/packs")).find(|folder| folder.is_dir());
+    let beside = || shared().or_else(ours);
     let found = env::var_os("DESCRIBE_FIXTURES").map(PathBuf::from).or_else(beside).filter(|folder| folder.is_dir());
     if found.is_none() {
         missing("there are no fixture packs (DESCRIBE_FIXTURES names their folder)");

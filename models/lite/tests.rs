@@ -120,7 +120,7 @@ fn terrier(start: u64, end: u64) -> Vec<Observation> {
 
 fn lite(kinds: &[Kind], experts: Vec<Box<dyn Expert>>) -> Lite {
     let composer = Composer::new(Box::new(Dogs), Rules::default());
-    let shape = ClipShape { max_size: 448, rate: 16_000 };
+    let shape = ClipShape { max_size: 448, rate: 16_000, frames: None };
     Lite::new(shape, kinds.iter().copied().collect(), experts, Some(composer))
 }
 

@@ -105,7 +105,7 @@ fn progress_is_told_before_each_piece() {
     let progress = |piece: &str, done| Progress { piece: piece.into(), done, total: 2 };
     assert_eq!(told, [progress("shots", 0), progress("sounds", 1)]);
     let loaded = loaded.unwrap();
-    assert_eq!(loaded.describer.shape(), ClipShape { max_size: 448, rate: 16_000 });
+    assert_eq!(loaded.describer.shape(), ClipShape { max_size: 448, rate: 16_000, frames: None });
     assert_eq!((loaded.name.as_str(), loaded.version.as_str()), ("lite", "1"));
 }
 

@@ -48,7 +48,7 @@ impl Scripted {
 
 impl Describer for Scripted {
     fn shape(&self) -> ClipShape {
-        ClipShape { max_size: 448, rate: 16_000 }
+        ClipShape { max_size: 448, rate: 16_000, frames: None }
     }
 
     fn describe(&mut self, clip: &Clip, cancel: &Cancel, out: &mut Vec<Observation>) -> Result<(), DescribeError> {
