@@ -9,6 +9,7 @@ pub mod describer;
 pub mod experts;
 pub mod generator;
 pub mod lite;
+mod mel;
 pub mod observation;
 pub mod pack;
 pub mod picture;
