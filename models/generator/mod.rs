@@ -7,6 +7,10 @@
 
 pub mod answer;
 pub mod choice;
+mod fields;
+
 pub mod grammar;
 pub mod picture;
 pub mod sound;
+#[cfg(test)]
+pub(crate) mod testing;
