@@ -31,6 +31,25 @@ pub struct Cut {
     pub probability: f32,
 }
 
+/// Mean differences of thumbnails, 0 to 255, up to which a window counts as one shot and is not looked at.
+///
+/// A cut is a step between neighbours, a dissolve a slow change; a zoom or a pan changes less within half a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gate {
+    /// From one frame to the next.
+    pub next: f32,
+    /// Over [`SLOW`] frames.
+    pub slow: f32,
+}
+
+impl Gate {
+    /// The same for neighbours and for slow changes.
+    #[cfg(test)]
+    pub fn both(limit: f32) -> Self {
+        Self { next: limit, slow: limit }
+    }
+}
+
 /// A thumbnail on the screen; repeats share its pixels.
 struct Shown {
     at_ns: u64,
@@ -44,7 +63,7 @@ struct Shown {
 /// cuts do not depend on how the stream is divided.
 pub struct CutFinder {
     threshold: f32,
-    gate: f32,
+    gate: Gate,
     frames: VecDeque<Shown>,
     /// Index of `frames[0]`.
     first: usize,
@@ -61,7 +80,7 @@ pub struct CutFinder {
 impl CutFinder {
     /// A finder of cuts surer than `threshold`; windows in which no two thumbnails differ by more than `gate` (mean over
     /// all values, 0 to 255) are not shown to the network and have no cut.
-    pub fn new(threshold: f32, gate: f32) -> Self {
+    pub fn new(threshold: f32, gate: Gate) -> Self {
         Self {
             threshold,
             gate,
@@ -153,10 +172,11 @@ impl CutFinder {
 
     /// Whether anything changes, at once or slowly, where the window at `start` decides.
     fn moves(&self, start: usize) -> bool {
-        let differs = |index: usize, offset: usize| {
-            difference(&self.frame(index, 0).rgb, &self.frame(index, offset as isize).rgb) > self.gate
+        let differs = |index: usize, offset: usize, gate: f32| {
+            difference(&self.frame(index, 0).rgb, &self.frame(index, offset as isize).rgb) > gate
         };
-        (start.saturating_sub(SLOW)..start + STEP).any(|i| differs(i, 1) || differs(i, SLOW))
+        let Gate { next, slow } = self.gate;
+        (start.saturating_sub(SLOW)..start + STEP).any(|i| differs(i, 1, next) || differs(i, SLOW, slow))
     }
 
     /// The pixels of the windows at `starts`.
@@ -232,7 +252,7 @@ mod tests {
 
     /// Cuts of `frames` (time, value), asked for after each of `pieces` frames; a negative gate lets all through.
     fn find(frames: &[(u64, u8)], pieces: &[usize], gate: f32) -> Vec<Cut> {
-        let (mut finder, mut cuts, mut rest) = (CutFinder::new(0.4, gate), Vec::new(), frames);
+        let (mut finder, mut cuts, mut rest) = (CutFinder::new(0.4, Gate::both(gate)), Vec::new(), frames);
         for piece in pieces.iter().copied().chain([usize::MAX]) {
             let (now, later) = rest.split_at(piece.min(rest.len()));
             now.iter().for_each(|(at, value)| finder.push(*at, &thumbnail(*value)));
@@ -290,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_still_picture_never_reaches_the_network() {
-        let mut finder = CutFinder::new(0.4, 1.0);
+        let mut finder = CutFinder::new(0.4, Gate::both(1.0));
         (0..300).for_each(|i| finder.push(i * 40, &thumbnail(255 - (i % 2) as u8)));
         let (cuts, result) = finder.advance(true, |_| Err("asked"));
         assert_eq!((cuts, result), (vec![], Ok(())));
@@ -298,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_slow_change_reaches_the_network() {
-        let mut finder = CutFinder::new(0.4, 1.0);
+        let mut finder = CutFinder::new(0.4, Gate::both(1.0));
         (0..100).for_each(|i| finder.push(i * 40, &thumbnail((i / 4) as u8)));
         assert_eq!(finder.advance(true, |_| Err("asked")).1, Err("asked"));
     }
@@ -306,7 +326,7 @@ mod tests {
     #[test]
     fn a_failed_run_costs_its_frames_only() {
         let frames: Vec<_> = (0..200u64).map(|i| (i * 40, if i == 20 || i == 120 { 255 } else { 0 })).collect();
-        let mut finder = CutFinder::new(0.4, -1.0);
+        let mut finder = CutFinder::new(0.4, Gate::both(-1.0));
         frames[..100].iter().for_each(|(at, value)| finder.push(*at, &thumbnail(*value)));
         assert_eq!(finder.advance(false, |_| Err("broken")), (vec![], Err("broken")));
         frames[100..].iter().for_each(|(at, value)| finder.push(*at, &thumbnail(*value)));
@@ -315,7 +335,7 @@ mod tests {
 
     #[test]
     fn slides_are_decided_without_waiting_for_more_slides() {
-        let mut finder = CutFinder::new(0.4, 0.0);
+        let mut finder = CutFinder::new(0.4, Gate::both(0.0));
         finder.push(0, &thumbnail(0));
         finder.hold(60_000_000_000);
         let _ = finder.advance(false, read_off);

@@ -217,6 +217,11 @@ impl Model {
         self.shared.provider
     }
 
+    /// Whether both are one session with one set of weights.
+    pub fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The piece it was loaded for.
     pub fn piece(&self) -> &str {
         &self.piece
