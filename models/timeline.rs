@@ -126,6 +126,12 @@ pub(crate) fn surest_first(one: &Label, other: &Label) -> Ordering {
     other.confidence.total_cmp(&one.confidence).then_with(|| one.name.cmp(&other.name))
 }
 
+/// Whether a scene is a shot, which lasts until the next one begins, and not an event within its own span.
+pub fn is_shot(said: &Observation) -> bool {
+    let number = said.text.strip_prefix("shot ");
+    said.kind == Kind::Scene && number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
 /// Makes scenes cover exactly `span`: half-open, in order, without gap or overlap, numbered anew where they are only numbered.
 ///
 /// Each scene lasts until the next one starts; the scene that runs at the start of the span is cut there. Of scenes
@@ -156,7 +162,7 @@ pub fn tile_scenes(mut scenes: Vec<Observation>, span: Span) -> Vec<Observation>
         // Nothing is known to start earlier, so the first one starts with the span.
         let start_ns = if index == 0 { span.start_ns } else { tile.span.start_ns };
         tile.span = Span::new(start_ns, end_ns);
-        if tile.text.strip_prefix("shot ").is_some_and(|number| number.parse::<u64>().is_ok()) {
+        if is_shot(tile) {
             tile.text = format!("shot {}", index + 1);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use describe_models::{Kind, Observation, Span};
+use describe_models::{Kind, Observation, Span, timeline};
 
 /// Second block of each file: tells our files from other people's subtitles of the same name.
 pub const MARK: &str = "NOTE made by describe";
@@ -17,14 +17,18 @@ pub fn subtitles(observations: &[Observation], media: &str) -> String {
     file(cues.collect(), media)
 }
 
-/// Chapters: a cue each scene, titled by the caption that covers most of it.
+/// Chapters: a cue each shot, titled by the caption that covers most of it; without shots a cue each event, titled by it.
 pub fn chapters(observations: &[Observation], media: &str) -> String {
-    let scenes = observations.iter().filter(|said| said.kind == Kind::Scene);
+    let has_shots = observations.iter().any(timeline::is_shot);
+    let scenes = observations.iter().filter(|said| said.kind == Kind::Scene && timeline::is_shot(said) == has_shots);
     let cues = scenes.enumerate().map(|(index, scene)| {
         let overlap = |caption: &&Observation| caption.span.intersect(scene.span).duration_ns();
         let captions = observations.iter().filter(|said| said.kind == Kind::Caption && said.span.overlaps(scene.span));
         // The first of several that cover as much.
         let title = captions.rev().max_by_key(overlap).map(|caption| caption.text.clone());
+        if !has_shots {
+            return (scene.span, scene.text.clone());
+        }
         (scene.span, title.unwrap_or_else(|| format!("Scene {}", index + 1)))
     });
     file(cues.collect(), media)

@@ -106,11 +106,11 @@ impl Results {
     }
 }
 
-/// Joins what neighbouring clips said, lets the scenes cover `span`, and sorts.
+/// Joins what neighbouring clips said, lets the shots cover `span`, and sorts.
 fn arrange(observations: Vec<Observation>, span: Span) -> Vec<Observation> {
-    let (scenes, rest): (Vec<_>, Vec<_>) = observations.into_iter().partition(|said| said.kind == Kind::Scene);
+    let (shots, rest): (Vec<_>, Vec<_>) = observations.into_iter().partition(timeline::is_shot);
     let mut arranged = timeline::join(rest, JOIN_GAP_NS);
-    arranged.extend(timeline::tile_scenes(scenes, span));
+    arranged.extend(timeline::tile_scenes(shots, span));
     arranged.sort_by(Observation::canonical_cmp);
     arranged
 }

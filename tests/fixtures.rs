@@ -15,7 +15,7 @@ use std::{
 };
 
 use describe_models::{
-    Cancel, Frame,
+    Cancel, Frame, Span,
     generator::{
         choice::{Chooser, Sampling},
         decoder::{Decoder, Logits},
@@ -532,5 +532,85 @@ fn broken_packs_name_the_file_and_the_cause_at_once() {
             let file = Path::new(file).file_name().unwrap().to_string_lossy().into_owned();
             assert!(error.contains(&file), "{name}: '{file}' is not named in: {error}");
         }
+    }
+}
+
+/// The whole of a NumPy archive's array.
+fn array<T: ndarray_npy::ReadableElement>(archive: &Path, name: &str) -> ArrayD<T> {
+    let mut archive = ndarray_npy::NpzReader::new(fs::File::open(archive).unwrap()).unwrap();
+    let name =
+        if archive.names().unwrap().iter().any(|has| has == name) { name.to_owned() } else { format!("{name}.npy") };
+    archive.by_name(&name).unwrap()
+}
+
+/// A clip that a trained pack has the answer to: frames, sound, and what it is to say.
+struct Sample {
+    frames: Vec<Frame>,
+    sound: Vec<f32>,
+    expected: String,
+}
+
+/// The samples of every trained pack.
+fn samples_of(folder: &Path) -> Vec<Sample> {
+    let Ok(index) = fs::read(folder.join("samples/samples.json")) else { return Vec::new() };
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let sample = |about: &Value| {
+        let archive = folder.join("samples").join(about["file"].as_str().unwrap());
+        let frames: ArrayD<u8> = array(&archive, "frames");
+        let seconds: ArrayD<f32> = array(&archive, "frame_seconds");
+        let sound: ArrayD<i16> = array(&archive, "pcm");
+        let (height, width) = (frames.shape()[1] as u32, frames.shape()[2] as u32);
+        let pictures = frames.outer_iter().zip(&seconds);
+        Sample {
+            frames: pictures
+                .map(|(rgb, at)| Frame {
+                    at_ns: (f64::from(*at) * 1e9) as u64,
+                    width,
+                    height,
+                    rgb: rgb.iter().copied().collect::<Vec<u8>>().into(),
+                })
+                .collect(),
+            sound: sound.iter().map(|sample| f32::from(*sample) / 32768.0).collect(),
+            expected: about["expected"].as_str().unwrap().to_owned(),
+        }
+    };
+    index["clips"].as_array().unwrap().iter().map(sample).collect()
+}
+
+#[test]
+fn a_trained_model_answers_its_samples_word_for_word() {
+    let Some(folder) = testing::fixtures() else { return };
+    let packs = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    for path in packs.filter(|path| path.join("samples/samples.json").exists()) {
+        let cancel = cancel();
+        let mut engine =
+            Engine::load(Folder::read(&path).unwrap(), None, &RunSettings::default(), &mut |_| ()).unwrap();
+        let grammar = Grammar::new(&engine.vocabulary, &Schema::default()).unwrap();
+        let samples = samples_of(&path);
+        for sample in &samples {
+            let seen = engine.eyes.as_mut().unwrap().see(&sample.frames, &cancel).unwrap();
+            let heard = engine.ears.as_ref().unwrap().hear(&sample.sound, &cancel).unwrap();
+            let shown: Vec<(u64, Shown)> =
+                sample.frames.iter().zip(&seen).map(|(frame, (shown, _))| (frame.at_ns, *shown)).collect();
+            let counts: Vec<usize> = heard.iter().map(|heard| heard.rows.nrows()).collect();
+            let span = Span::new(0, 4_000_000_000);
+            let question = vec![Part::text("Describe the clip in JSON.")];
+            let (content, media) = engine.prompter.clip(span, &shown, &counts, question);
+            let features = seen.into_iter().map(|(_, rows)| rows).chain(heard).collect();
+            let messages = [Message { role: "user", content }];
+            let prompt = engine.prompter.prompt(&messages, &media, features).unwrap();
+            let question = Question {
+                prompt: &prompt,
+                prefix: 0,
+                constraint: Some(grammar.answer(128).unwrap()),
+                stops: engine.vocabulary.stops(),
+                most: 128,
+                drafts: true,
+            };
+            let mut chooser = Chooser::new(Sampling::default());
+            let said = generate::answer(&mut engine.decoder, question, &mut chooser, &cancel, &mut |_| ()).unwrap();
+            assert_eq!(said.text, sample.expected);
+        }
+        assert!(!samples.is_empty());
     }
 }

@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// What the model is told to be where neither the user nor the pack says.
-const SYSTEM: &str = "You describe clips of a film. Answer in JSON: caption says what is seen and heard, events and \
-                      sounds have start and end in seconds from the start of the clip.";
+const SYSTEM: &str = "You describe clips of a film in JSON: caption says what is seen and heard; events and sounds have \
+                      a start and an end in seconds of the clip.";
 /// What is asked about a clip.
 const PROMPT: &str = "Describe the clip in JSON.";
 /// Most frames of a clip where the pack says no number of its own.

@@ -111,6 +111,10 @@ pub fn wait(mut child: Child) -> Done {
 pub fn launch(folder: &Path, pipeline: &str) {
     let mut command = Command::new("gst-launch-1.0");
     command.arg("-q").args(pipeline.split_whitespace()).current_dir(folder);
+    // The plugin lies beside the command; pipelines of plain media need neither.
+    if let Some(programs) = env::current_exe().ok().and_then(|test| Some(test.ancestors().nth(2)?.to_owned())) {
+        command.env("GST_PLUGIN_PATH", programs);
+    }
     let done = finish(command);
     assert_eq!(done.code, 0, "{pipeline}: {done:#?}");
 }
