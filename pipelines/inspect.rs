@@ -7,7 +7,14 @@ use crate::{
     models_cmd, plugin,
     show::print,
 };
-use describe_models::pack;
+use describe_models::{
+    generator::{
+        check::{Finding, check},
+        folder::Folder,
+    },
+    pack,
+    runtime::RunSettings,
+};
 
 /// Formats most files have, and the caps that GStreamer knows them by.
 const FORMATS: [(&str, &str); 8] = [
@@ -40,11 +47,22 @@ pub fn run(options: &Options) -> Result<Exit, Failure> {
         Err(failure) => row("GStreamer", &format!("MISSING: {failure}")),
     }
     row("OpenCV", &describe_models::picture::opencv_version());
+    let run = RunSettings { runtime: options.runtime.clone(), ..RunSettings::default() };
     match models_cmd::runtime_lines(options.runtime.as_deref()) {
         Ok(lines) => {
             lines.iter().enumerate().for_each(|(index, line)| row(if index == 0 { "ONNX Runtime" } else { "" }, line))
         }
         Err(error) => row("ONNX Runtime", &format!("MISSING: {error}")),
+    }
+    match pack::locate(options.pack.as_deref()) {
+        Ok(folder) if Folder::is_one(&folder) => {
+            row("pack", &format!("a published model in {}", folder.display()));
+            for Finding { part, found } in check(&folder, true, &run) {
+                row("", &format!("{part}: {}", found.unwrap_or_else(|why| format!("BROKEN: {why}"))));
+            }
+            return Ok(Exit::Done);
+        }
+        _ => {}
     }
     match pack::locate(options.pack.as_deref())
         .and_then(|folder| Ok((pack::Manifest::read(&folder)?, pack::check(&folder, false)?, folder)))

@@ -69,9 +69,9 @@ enum Command {
 ///
 /// Left alone, glibc raises the limit to that of the largest block seen, and memory of one large run stays for good. A
 /// lower limit gives more back and costs more page faults: 1 MiB took 400 MB and 7 s of the system's time where this
-/// takes 455 MB and 2 s (benches/compare.py, small clip).
+/// takes 450 MB and 2.6 s (benches/compare.py, small clip).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const GIVEN_BACK: i32 = 16 << 20;
+const GIVEN_BACK: i32 = 8 << 20;
 
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, Subcommand};
 use describe_models::{
     LoadError,
+    generator::{self, check::Finding, folder::Folder},
     pack::{self, FileReport, FileState, Manifest, Piece, PieceReport},
     runtime::{self, Model, RunSettings},
 };
@@ -39,8 +40,11 @@ pub enum Action {
         #[arg(long = "piece", value_name = "NAME")]
         pieces: Vec<String>,
     },
-    /// Check that the files of the pack are as they were installed
+    /// Check that the files of the pack are as they were installed; of a published model, what is right or wrong with it
     Check {
+        /// Folder of the pack, the same as --pack
+        #[arg(value_name = "DIR", conflicts_with = "pack")]
+        folder: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
         /// Also load every model
@@ -65,7 +69,7 @@ pub fn run(action: &Action, stop: &AtomicBool) -> Result<Exit, Failure> {
             Some(model) => hub::run(model, published, stop),
             None => fetch(place, pieces),
         },
-        Action::Check { place, deep } => check(place, *deep),
+        Action::Check { folder, place, deep } => check(folder.as_deref().or(place.pack.as_deref()), *deep),
     }
 }
 
@@ -83,8 +87,11 @@ fn list(place: &Place) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
     };
-    let pieces = pack::check(&folder, false).map_err(missing)?;
     print(folder.display());
+    if Folder::is_one(&folder) {
+        return check_published(&folder, false);
+    }
+    let pieces = pack::check(&folder, false).map_err(missing)?;
     print(table(&pieces));
     Ok(Exit::Done)
 }
@@ -128,8 +135,11 @@ fn fault(state: &FileState) -> Option<&str> {
     }
 }
 
-fn check(place: &Place, deep: bool) -> Result<Exit, Failure> {
-    let folder = pack::locate(place.pack.as_deref()).map_err(missing)?;
+fn check(folder: Option<&Path>, deep: bool) -> Result<Exit, Failure> {
+    let folder = pack::locate(folder).map_err(missing)?;
+    if Folder::is_one(&folder) {
+        return check_published(&folder, deep);
+    }
     let pieces = pack::check(&folder, true).map_err(missing)?;
     let mut broken = 0usize;
     for piece in &pieces {
@@ -161,6 +171,28 @@ fn check(place: &Place, deep: bool) -> Result<Exit, Failure> {
                 folder.display()
             ),
         )),
+    }
+}
+
+/// Says part by part what is right or wrong with a published model.
+fn check_published(folder: &Path, deep: bool) -> Result<Exit, Failure> {
+    let findings = generator::check::check(folder, deep, &RunSettings::default());
+    for Finding { part, found } in &findings {
+        match found {
+            Ok(good) => print(format_args!("{part:<22} {good}")),
+            Err(why) => print(format_args!("{part:<22} BROKEN: {why}")),
+        }
+    }
+    match findings.iter().filter(|finding| finding.found.is_err()).count() {
+        0 if deep => Ok(Exit::Done),
+        0 => {
+            print("all parts are there; 'describe models check --deep' also loads them and describes a grey clip");
+            Ok(Exit::Done)
+        }
+        broken => {
+            let text = format!("{broken} parts of the model in {} are not usable, see above", folder.display());
+            Err(Failure::new(Exit::Missing, text))
+        }
     }
 }
 

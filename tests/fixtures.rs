@@ -475,6 +475,41 @@ fn odd_decoders_are_right() {
 }
 
 #[test]
+fn two_prompts_in_one_run_read_as_one_by_one() {
+    let cancel = cancel();
+    for pack in models() {
+        let engine = pack.engine();
+        let cases = pack.cases();
+        let Some((_, batch)) = cases.iter().find(|(_, case)| case["kind"] == "batch_left_padded") else { continue };
+        let rows: Vec<&Value> =
+            names(batch, "rows").iter().map(|row| &cases.iter().find(|(name, _)| name == row).unwrap().1).collect();
+        let prompts: Vec<Prompt> = rows.iter().map(|case| pack.prompt(&engine, case)).collect();
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.ids.len()).collect();
+        if !engine.decoder.can_batch(&lengths) {
+            println!("{}: prompts of {lengths:?} tokens have no mask to be padded with", pack.name());
+            let refused = engine.decoder.read_together(&prompts, &cancel).unwrap_err().to_string();
+            assert!(refused.contains("cannot be read in one run"), "{refused}");
+            continue;
+        }
+        let together = engine.decoder.read_together(&prompts, &cancel).unwrap();
+        for (case, found) in rows.iter().zip(&together) {
+            let (_, wanted) = pack.golden.f32(case["logits_last"].as_str().unwrap());
+            assert_close(found, &wanted, pack.bound(), &format!("{} in a batch", pack.name()));
+        }
+    }
+    // Graphs that take right padding only: prompts of one length.
+    for (pack, decoder) in decoders() {
+        let (_, case) = pack.prompts().remove(0);
+        let prompt = Prompt { ids: pack.ids(&case), soft: Vec::new() };
+        let (shape, wanted) = pack.golden.f32(case["logits_all"].as_str().unwrap());
+        let found = decoder.read_together(&[prompt.clone(), prompt], &cancel).unwrap();
+        for row in found {
+            assert_close(&row, &wanted[(shape[1] - 1) * shape[2]..], pack.bound(), &format!("{} twice", pack.name()));
+        }
+    }
+}
+
+#[test]
 fn guessing_ahead_changes_no_answer() {
     let cancel = cancel();
     for pack in models() {

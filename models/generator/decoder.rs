@@ -404,7 +404,11 @@ impl Decoder {
         embedded: &BTreeMap<String, DynValue>,
     ) -> ort::Result<()> {
         let count = until - from;
+        let constants = self.constants(keep.min(count), from > 0)?;
         let binding = &mut self.binding;
+        for (name, value) in &constants {
+            binding.bind_input(name, value)?;
+        }
         for (name, value) in embedded {
             binding.bind_input(name, value)?;
         }
@@ -419,17 +423,10 @@ impl Decoder {
             let positions = Array2::from_shape_fn((1, count), |(_, i)| first + (from + i) as i64);
             binding.bind_input("position_ids", &Tensor::from_array(positions)?)?;
         }
-        if let Some(rank) = self.keeps {
-            let shape = vec![1usize; rank];
-            binding.bind_input("num_logits_to_keep", &Tensor::from_array((shape, vec![keep.min(count) as i64]))?)?;
-        }
-        if self.branch {
-            binding.bind_input("use_cache_branch", &Tensor::from_array(([1], vec![from > 0]))?)?;
-        }
         for (index, slot) in self.slots.iter().enumerate() {
             match self.cache.values.get(index) {
                 Some(value) => binding.bind_input(&slot.past, &**value)?,
-                None => binding.bind_input(&slot.past, &slot.nothing(self.branch)?)?,
+                None => binding.bind_input(&slot.past, &slot.nothing(1, self.branch)?)?,
             }
             // Sizes change with each step: without this, ONNX Runtime would write into the last step's output.
             binding.bind_output_to_device(&slot.present, &self.memory)?;
@@ -462,7 +459,51 @@ impl Decoder {
         Ok(Logits { values, width })
     }
 
-    fn failed(&self, source: ort::Error) -> DescribeError {
+    pub(super) fn takes(&self, input: &str) -> bool {
+        self.model.input(input).is_some()
+    }
+
+    pub(super) fn uses(&self, operator: &str) -> bool {
+        self.model.graph().has(operator)
+    }
+
+    pub(super) fn first_position(&self) -> i64 {
+        self.first_position
+    }
+
+    /// Caches of nothing for `count` prompts.
+    pub(super) fn empty_caches(&self, count: usize) -> ort::Result<Vec<(String, DynValue)>> {
+        self.slots.iter().map(|slot| Ok((slot.past.clone(), slot.nothing(count, self.branch)?))).collect()
+    }
+
+    /// Inputs that do not depend on the tokens: how many rows of scores are kept, and whether there is a past.
+    pub(super) fn constants(&self, keep: usize, past: bool) -> ort::Result<Vec<(String, DynValue)>> {
+        let mut inputs = Vec::new();
+        if let Some(rank) = self.keeps {
+            let value = Tensor::from_array((vec![1usize; rank], vec![keep as i64]))?;
+            inputs.push(("num_logits_to_keep".to_owned(), value.into_dyn()));
+        }
+        if self.branch {
+            inputs.push(("use_cache_branch".to_owned(), Tensor::from_array(([1], vec![past]))?.into_dyn()));
+        }
+        Ok(inputs)
+    }
+
+    /// What the decoder reads of a whole prompt: its embeddings with features, or its tokens.
+    pub(super) fn read_in(&self, prompt: &Prompt, cancel: &Cancel) -> Result<Vec<(String, DynValue)>, DescribeError> {
+        let shifted = Shifted { prompt, by: 0 };
+        if self.embed.is_none() {
+            let ids = Tensor::from_array(shifted.ids(0, prompt.ids.len(), None)).map_err(|error| self.failed(error))?;
+            return Ok(vec![("input_ids".to_owned(), ids.into_dyn())]);
+        }
+        Ok(self.embeddings(&shifted, 0, prompt.ids.len(), cancel)?.into_iter().collect())
+    }
+
+    pub(super) fn run_on(&self, inputs: Vec<(String, DynValue)>, cancel: &Cancel) -> Result<Outputs, DescribeError> {
+        self.model.run(inputs, cancel)
+    }
+
+    pub(super) fn failed(&self, source: ort::Error) -> DescribeError {
         DescribeError::Run { piece: self.model.piece().to_owned(), source }
     }
 }
@@ -533,8 +574,9 @@ fn host() -> ort::Result<MemoryInfo<'static>> {
 
 impl Slot {
     /// A cache tensor of nothing; graphs with two branches want one token that they do not look at.
-    fn nothing(&self, branch: bool) -> ort::Result<DynValue> {
+    fn nothing(&self, batch: usize, branch: bool) -> ort::Result<DynValue> {
         let mut shape = self.empty.clone();
+        shape[0] = batch;
         shape[self.axis] = usize::from(branch);
         let count = shape.iter().product();
         match self.kind {

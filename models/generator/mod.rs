@@ -6,6 +6,8 @@
 //! Everything about a model is read from its folder; nothing here knows the sizes of any one model.
 
 pub mod answer;
+mod batch;
+pub mod check;
 pub mod choice;
 pub mod decoder;
 pub mod describer;
