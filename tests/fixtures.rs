@@ -534,3 +534,6 @@ fn broken_packs_name_the_file_and_the_cause_at_once() {
         }
     }
 }
+
+#[path = "fixtures/whisper.rs"]
+mod whisper;
