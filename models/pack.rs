@@ -4,6 +4,7 @@
 //! is left out and told of; the others work without it.
 
 mod check;
+mod published;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,8 @@ use crate::{
 pub const MANIFEST: &str = "describe.json";
 /// Name of the default pack.
 const DEFAULT: &str = "lite";
+/// The piece and role of a folder with a published model in place of the pack's own files.
+const PUBLISHED: (&str, &str) = ("speech", "model");
 /// Largest manifest or list of files that is read, in bytes; the default pack's has 8 kB.
 const MAX_JSON: u64 = 1 << 20;
 
@@ -235,7 +238,9 @@ fn pieces_for(kind: Kind) -> &'static [&'static str] {
 pub fn load(settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
     let folder = locate(settings.path.as_deref())?;
     let loaded = match Folder::is_one(&folder) {
-        true => generator(&folder, settings, progress),
+        true => Folder::read(&folder).and_then(|folder| {
+            published::load(&folder, settings, progress).unwrap_or_else(|| generator(folder, settings, progress))
+        }),
         false => toolbox(&folder, settings, progress),
     };
     runtime::trim();
@@ -243,8 +248,7 @@ pub fn load(settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Resu
 }
 
 /// Loads a published model, with experts beside it where they tell it something or say what it cannot.
-fn generator(folder: &Path, settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
-    let folder = Folder::read(folder)?;
+fn generator(folder: Folder, settings: &PackSettings, progress: &mut dyn FnMut(Progress)) -> Result<Loaded, LoadError> {
     let mut done = 0;
     let engine = Engine::load(folder, settings.generator.dtype.as_ref(), &settings.run, &mut |piece| {
         progress(Progress { piece: piece.to_owned(), done, total: done + 1 });
@@ -365,21 +369,27 @@ fn parts<'m>(
         parts.insert(name, Part { files, settings: piece.settings.clone() });
     }
     for (key, path) in &settings.pieces {
-        let file = key
-            .split_once('.')
-            .and_then(|(piece, role)| parts.get_mut(piece).and_then(|part| part.files.get_mut(role)));
+        let file = key.split_once('.').and_then(|(piece, role)| place(&mut parts.get_mut(piece)?.files, piece, role));
         match file {
             Some(file) => file.clone_from(path),
             None => {
                 let roles =
                     parts.iter().flat_map(|(name, part)| part.files.keys().map(move |role| format!("{name}.{role}")));
-                let known = roles.collect::<Vec<_>>().join(", ");
+                let known = roles.chain([format!("{}.{}", PUBLISHED.0, PUBLISHED.1)]).collect::<Vec<_>>().join(", ");
                 let reason = format!("it has no piece file '{key}' to be replaced; it has {known}");
                 return Err(LoadError::Format { path: folder.join(MANIFEST), reason });
             }
         }
     }
     Ok(parts)
+}
+
+/// Where the path of a piece's file stands; a published model may stand in for all files of a piece.
+fn place<'f>(files: &'f mut BTreeMap<String, PathBuf>, piece: &str, role: &str) -> Option<&'f mut PathBuf> {
+    match (piece, role) {
+        PUBLISHED => Some(files.entry(role.to_owned()).or_default()),
+        _ => files.get_mut(role),
+    }
 }
 
 /// The speech piece with the model of the voice piece as its file `voice`, and with the language.
@@ -400,11 +410,14 @@ fn with_voice(
             Err(source) => missing.push(("voice".into(), LoadError::Read { path: model.clone(), source })),
         }
     }
-    if let Some(language) = &settings.language {
+    let dtype = settings.generator.dtype.as_ref().filter(|_| speech.files.contains_key(PUBLISHED.1));
+    let wishes =
+        [("language", settings.language.as_deref().map(Value::from)), ("dtype", dtype.map(published::dtype_json))];
+    for (key, value) in wishes.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         if !speech.settings.is_object() {
             speech.settings = Value::Object(serde_json::Map::new());
         }
-        speech.settings["language"] = language.as_str().into();
+        speech.settings[key] = value;
     }
     speech
 }

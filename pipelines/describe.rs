@@ -150,8 +150,8 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Exit, Failure> {
 
 /// The describer with its models loaded; they stay for all inputs.
 fn load(options: &Options) -> Result<gst::Element, Failure> {
-    if let Some((name, path)) = options.pieces.iter().find(|(_, path)| !path.is_file()) {
-        let text = format!("--piece {name}: there is no file {}; check the path", path.display());
+    if let Some((name, path)) = options.pieces.iter().find(|(_, path)| !path.exists()) {
+        let text = format!("--piece {name}: there is no {}; check the path", path.display());
         return Err(Failure::new(Exit::Missing, text));
     }
     let describer = plugin::element("clipdescriber")?;

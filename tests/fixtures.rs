@@ -649,3 +649,6 @@ fn a_trained_model_answers_its_samples_word_for_word() {
         assert!(!samples.is_empty());
     }
 }
+
+#[path = "fixtures/whisper.rs"]
+mod whisper;

@@ -28,9 +28,9 @@ const EMBED: &str = "embed_tokens";
 
 /// A cache tensor: what it is called going in and coming out, and which axis grows.
 #[derive(Debug, Clone)]
-struct Slot {
-    past: String,
-    present: String,
+pub(crate) struct Slot {
+    pub(crate) past: String,
+    pub(crate) present: String,
     kind: TensorElementType,
     /// Its shape with nothing in it.
     empty: Vec<usize>,
@@ -559,7 +559,7 @@ fn common(one: &[u64], other: &[u64]) -> usize {
 }
 
 /// Where the cache stays: with the device that runs the model.
-fn memory(model: &Model, settings: &RunSettings) -> ort::Result<MemoryInfo<'static>> {
+pub(crate) fn memory(model: &Model, settings: &RunSettings) -> ort::Result<MemoryInfo<'static>> {
     match model.provider() {
         Provider::Auto | Provider::Cpu => host(),
         Provider::Cuda | Provider::TensorRt => {
@@ -568,13 +568,13 @@ fn memory(model: &Model, settings: &RunSettings) -> ort::Result<MemoryInfo<'stat
     }
 }
 
-fn host() -> ort::Result<MemoryInfo<'static>> {
+pub(crate) fn host() -> ort::Result<MemoryInfo<'static>> {
     MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
 }
 
 impl Slot {
     /// A cache tensor of nothing; graphs with two branches want one token that they do not look at.
-    fn nothing(&self, batch: usize, branch: bool) -> ort::Result<DynValue> {
+    pub(crate) fn nothing(&self, batch: usize, branch: bool) -> ort::Result<DynValue> {
         let mut shape = self.empty.clone();
         shape[0] = batch;
         shape[self.axis] = usize::from(branch);
@@ -587,7 +587,7 @@ impl Slot {
 }
 
 /// The cache tensors that the model declares.
-fn slots(model: &Model) -> Result<Vec<Slot>, LoadError> {
+pub(crate) fn slots(model: &Model) -> Result<Vec<Slot>, LoadError> {
     let mut slots = Vec::new();
     for port in model.inputs() {
         if let Some(name) = RECURRENT.iter().find(|name| port.name.starts_with(*name)) {
@@ -689,7 +689,7 @@ fn checked_embedding(embed: Model, decoder: &Model, wanted: &[Port]) -> Result<M
 }
 
 /// `value` in the type that `port` takes.
-fn converted(value: DynValue, port: &Port) -> ort::Result<DynValue> {
+pub(crate) fn converted(value: DynValue, port: &Port) -> ort::Result<DynValue> {
     let shape: Vec<usize> = value.shape().iter().map(|size| *size as usize).collect();
     match port.kind {
         Some(TensorElementType::Float16) if value.try_extract_tensor::<f32>().is_ok() => {
@@ -707,7 +707,7 @@ fn converted(value: DynValue, port: &Port) -> ort::Result<DynValue> {
 }
 
 /// The first `length` tokens of a cache tensor, and how many bytes they have.
-fn cut(value: &DynValue, slot: &Slot, length: usize) -> ort::Result<(DynValue, u64)> {
+pub(crate) fn cut(value: &DynValue, slot: &Slot, length: usize) -> ort::Result<(DynValue, u64)> {
     fn part<T: Copy>(values: &[T], shape: &mut [usize], axis: usize, length: usize) -> Vec<T> {
         let inner: usize = shape[axis + 1..].iter().product();
         let (old, new) = (shape[axis] * inner, length * inner);

@@ -321,7 +321,7 @@ fn missing(port: &Port) -> ort::Error {
 }
 
 /// `values` in the number format that `port` takes.
-fn floats(port: &Port, values: ArrayD<f32>) -> ort::Result<DynValue> {
+pub(crate) fn floats(port: &Port, values: ArrayD<f32>) -> ort::Result<DynValue> {
     match port.kind {
         Some(TensorElementType::Float16) => Ok(Tensor::from_array(values.mapv(f16::from_f32))?.into_dyn()),
         _ => Ok(Tensor::from_array(values)?.into_dyn()),

@@ -1,15 +1,14 @@
 //! Speech: voice activity finds where somebody speaks, Whisper writes down what is said, with times.
 
+mod networks;
 mod plan;
-mod rules;
+pub mod published;
+pub mod rules;
 mod text;
 mod whisper;
+pub mod words;
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -23,11 +22,13 @@ use super::{
     voice::{CHUNK, SegmentSettings, Segmenter, Voice},
 };
 use crate::{
-    Cancel, Clip, DescribeError, Kind, LoadError, Observation, Span, runtime::RunSettings, time::time_of_sample,
+    Cancel, Clip, DescribeError, Kind, LoadError, Observation, Span, generator::folder::Dtypes, runtime::RunSettings,
+    time::time_of_sample,
 };
 
 const PIECE: &str = "speech";
-const SOURCE: &str = "lite/speech";
+/// Name of the default pack in sources.
+const PACK: &str = "lite";
 /// Most runs of Whisper for one window, where it stops before the speech does.
 const MOST_RUNS: usize = 4;
 /// Detected speech after the last phrase that is worth another run, in samples: 1 s.
@@ -49,6 +50,8 @@ struct SpeechSettings {
     max_tokens: Option<usize>,
     /// Shortest window that Whisper is given, in seconds; it was trained on 30 s.
     shortest_s: Option<f32>,
+    /// Number formats of the files of a published model.
+    dtype: Option<Dtypes>,
     #[serde(flatten)]
     segments: SegmentSettings,
     #[serde(flatten)]
@@ -65,6 +68,7 @@ const SHORTEST_S: f32 = 10.0;
 /// The speech expert.
 pub struct Speech {
     whisper: Whisper,
+    source: String,
     hearing: Hearing,
     max_tokens: usize,
     shortest: u64,
@@ -74,17 +78,17 @@ pub struct Speech {
 }
 
 impl Speech {
-    /// Loads the files `encoder`, `decoder`, `tokenizer` and, where it is there, `voice` (the voice activity network).
+    /// Loads the files `encoder`, `decoder`, `tokenizer`, or the folder `model` of a published Whisper, and, where it is there, `voice` (the voice activity network).
     pub fn load(
         files: &BTreeMap<String, PathBuf>,
         settings: &serde_json::Value,
         run: &RunSettings,
     ) -> Result<Self, LoadError> {
         let settings: SpeechSettings = files::settings(PIECE, settings)?;
-        let whisper = Whisper::load(files, run)?;
+        let whisper = Whisper::load(files, settings.dtype.as_ref(), run)?;
         let given_language = settings.language.as_deref().map(|code| {
-            whisper.language(code).ok_or_else(|| LoadError::Format {
-                path: files.get("tokenizer").map_or(Path::new("tokenizer"), |path| path).to_owned(),
+            whisper.words().language(code).ok_or_else(|| LoadError::Format {
+                path: whisper.path().to_owned(),
                 reason: format!(
                     "it knows no language '{code}'; use a code of ISO 639-1 such as en, or none to have it found"
                 ),
@@ -97,9 +101,15 @@ impl Speech {
             );
             Ok(Voice::by_loudness())
         })?;
+        // A window of the planner goes into one run, with a second of silence behind it.
+        let longest_s = whisper.longest() as f32 / RATE as f32;
+        let plan = PlanSettings { window_s: settings.plan.window_s.min(longest_s - 1.0), ..settings.plan };
+        let pack = files.get("model").and_then(|folder| folder.file_name());
+        let pack = pack.map_or(PACK.into(), |name| name.to_string_lossy());
         Ok(Self {
+            source: format!("{pack}/{PIECE}"),
             whisper,
-            hearing: Hearing::new(voice, settings.segments, settings.plan),
+            hearing: Hearing::new(voice, settings.segments, plan),
             max_tokens: settings.max_tokens.unwrap_or(MAX_TOKENS).clamp(1, MAX_TOKENS),
             shortest: (f64::from(settings.shortest_s.unwrap_or(SHORTEST_S)) * f64::from(RATE)) as u64,
             given_language,
@@ -130,7 +140,7 @@ impl Speech {
         out: &mut Vec<Observation>,
     ) -> Result<(), DescribeError> {
         for _ in 0..MOST_RUNS {
-            let length = (window.samples.end - window.samples.start).min(whisper::LONGEST);
+            let length = (window.samples.end - window.samples.start).min(self.whisper.longest());
             let mut samples = vec![0.0; length as usize];
             self.hearing.tape.read(window.samples.start, &mut samples);
             let heard = self.whisper.transcribe(&samples, self.language, self.max_tokens, self.shortest, cancel)?;
@@ -154,16 +164,16 @@ impl Speech {
         if heard.no_speech > NO_SPEECH && mean(0..ids.len()) < UNSURE {
             return None;
         }
-        let phrases = text::phrases(&ids, self.whisper.zero());
+        let phrases = text::phrases(&ids, self.whisper.words().rules().zero);
         let mut done = None;
-        for (phrase, place) in phrases.iter().zip(text::place(&phrases, window)) {
+        for (phrase, place) in phrases.iter().zip(text::place(&phrases, window, self.whisper.tick())) {
             let Some(samples) = place else { continue };
             done = Some(samples.end);
-            let Some(said) = text::clean(&self.whisper.text(&ids[phrase.tokens.clone()])) else { continue };
+            let Some(said) = text::clean(&self.whisper.words().text(&ids[phrase.tokens.clone()])) else { continue };
             let span = Span::new(time_of_sample(samples.start, RATE), time_of_sample(samples.end, RATE));
             let confidence = mean(phrase.tokens.clone()).exp().clamp(0.0, 1.0);
-            let mut observation = Observation::new(Kind::Speech, span, said, confidence, SOURCE);
-            observation.language = self.whisper.language_code(heard.language).map(str::to_owned);
+            let mut observation = Observation::new(Kind::Speech, span, said, confidence, &self.source);
+            observation.language = self.whisper.words().language_code(heard.language).map(str::to_owned);
             out.push(observation);
         }
         done

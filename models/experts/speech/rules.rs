@@ -4,7 +4,7 @@ use super::text::repetition;
 use crate::DescribeError;
 
 /// Latest start of the first phrase, in ticks of 0.02 s: 1 s (`max_initial_timestamp`).
-const LATEST_START: u32 = 50;
+pub const LATEST_START: u32 = 50;
 /// How often a loop is broken before the rest is given up.
 const RESCUES: usize = 2;
 
@@ -19,6 +19,8 @@ pub struct Rules {
     pub never: Vec<u32>,
     /// Tokens that are blank, never said first.
     pub blank: Vec<u32>,
+    /// Latest start of the first phrase, in ticks.
+    pub latest_start: u32,
 }
 
 /// A token and how likely it was, as natural logarithm.
@@ -35,8 +37,8 @@ pub trait Decode {
     /// Adds `tokens` to the transcript; gives the score of each token as the next one, unnormalised.
     fn extend(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DescribeError>;
 
-    /// Goes back to the start of the transcript.
-    fn rewind(&mut self);
+    /// Goes back to the first `length` tokens of the transcript, or further; gives how many are left.
+    fn rewind(&mut self, length: usize) -> Result<usize, DescribeError>;
 }
 
 impl Rules {
@@ -53,7 +55,7 @@ impl Rules {
             [] => {
                 self.blank.iter().for_each(|&token| forbid(token, token + 1));
                 forbid(0, self.zero);
-                forbid(self.zero.saturating_add(LATEST_START).saturating_add(1), u32::MAX);
+                forbid(self.zero.saturating_add(self.latest_start).saturating_add(1), u32::MAX);
             }
             // Timestamps come in pairs: the end of a phrase and the start of the next.
             [.., token] if is_time(Some(token)) && said.len() >= 2 && !is_time(said.get(said.len() - 2)) => {
@@ -116,8 +118,10 @@ impl Rules {
                     if rescues > RESCUES {
                         break;
                     }
-                    decoder.rewind();
-                    scores = decoder.extend(&[prompt, &ids].concat())?;
+                    let all = [prompt, &ids].concat();
+                    // The last token is read again, for its scores.
+                    let kept = decoder.rewind(all.len().saturating_sub(1))?;
+                    scores = decoder.extend(all.get(kept..).unwrap_or_default())?;
                     continue;
                 }
             }
@@ -152,7 +156,7 @@ mod tests {
     const SIZE: usize = 12 + 101;
 
     fn rules() -> Rules {
-        Rules { end: 10, zero: ZERO, never: vec![1, 11], blank: vec![0] }
+        Rules { end: 10, zero: ZERO, never: vec![1, 11], blank: vec![0], latest_start: LATEST_START }
     }
 
     /// A model that wants to say `script`, then the same for ever, and whatever is left where that is forbidden.
@@ -187,8 +191,9 @@ mod tests {
             Ok(self.scores())
         }
 
-        fn rewind(&mut self) {
-            self.position = 0;
+        fn rewind(&mut self, length: usize) -> Result<usize, DescribeError> {
+            self.position = length;
+            Ok(length)
         }
     }
 

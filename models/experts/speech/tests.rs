@@ -166,3 +166,66 @@ fn a_cancelled_clip_leaves_the_expert_usable() {
     let found = observe(&mut speech, 0, &samples, &[16_000]);
     assert!(text(&found).contains("morning"), "{found:?}");
 }
+
+/// The published Whispers among the fixtures.
+fn published() -> Vec<PathBuf> {
+    let is_whisper = |path: &PathBuf| crate::generator::testing::json(path, "config.json")["model_type"] == "whisper";
+    crate::generator::testing::packs().into_iter().filter(is_whisper).collect()
+}
+
+#[test]
+fn a_published_whisper_takes_the_place_of_the_packs_own() {
+    for path in published() {
+        let files: BTreeMap<String, PathBuf> = [("model".to_owned(), path.clone())].into();
+        let settings = serde_json::json!({"max_tokens": 40});
+        let mut speech = Speech::load(&files, &settings, &RunSettings::default()).unwrap();
+        // Without a voice piece all loud sound is speech; random weights say something about it.
+        let samples = [noise(2.0, 0.5), vec![0.0; 48_000], noise(3.0, 0.4), vec![0.0; 48_000]].concat();
+        let whole = observe(&mut speech, 16_000, &samples, &[samples.len()]);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for said in &whole {
+            eprintln!("{}", said.to_json());
+            assert_eq!(said.source, format!("{name}/speech"));
+            assert!(said.language.is_some() && said.kind == Kind::Speech);
+        }
+        assert_eq!(observe(&mut speech, 16_000, &samples, &[10_000, 64_000]), whole);
+        // What it may say is well formed, whatever the order of its vocabulary.
+        let cancel = Cancel::default();
+        let heard = speech.whisper.transcribe(&samples[..32_000], None, 60, 0, &cancel).unwrap();
+        let rules = speech.whisper.words().rules();
+        assert!(heard.tokens.first().is_none_or(|token| token.id >= rules.zero));
+        assert!(heard.tokens.iter().all(|token| token.id != rules.end && !rules.never.contains(&token.id)));
+        assert!((0.0..=1.0).contains(&heard.language_confidence) && (0.0..=1.0).contains(&heard.no_speech));
+        let unknown = Speech::load(&files, &serde_json::json!({"language": "xx"}), &RunSettings::default());
+        let error = unknown.err().unwrap().to_string();
+        assert!(error.contains("'xx'") && error.contains(&name), "{error}");
+    }
+}
+
+#[test]
+fn a_published_folder_that_does_not_fit_says_what_is_wrong() {
+    for path in published() {
+        let place = tempfile::tempdir().unwrap();
+        let broken = place.path().join("broken");
+        let copy = |without: &str| {
+            let _ = fs::remove_dir_all(&broken);
+            fs::create_dir_all(broken.join("onnx")).unwrap();
+            for folder in ["", "onnx"] {
+                for file in fs::read_dir(path.join(folder)).unwrap().map(|entry| entry.unwrap().path()) {
+                    if file.is_file() && !file.ends_with(without) {
+                        fs::copy(&file, broken.join(folder).join(file.file_name().unwrap())).unwrap();
+                    }
+                }
+            }
+            let files: BTreeMap<String, PathBuf> = [("model".to_owned(), broken.clone())].into();
+            Speech::load(&files, &serde_json::Value::Null, &RunSettings::default()).err().map(|error| error.to_string())
+        };
+        assert_eq!(copy("nothing"), None);
+        for missing in ["encoder_model.onnx", "decoder_model_merged.onnx", "tokenizer.json"] {
+            let error = copy(missing).unwrap();
+            assert!(error.contains(missing), "{error}");
+        }
+        // Two files say how it hears; one is enough.
+        assert_eq!(copy("processor_config.json"), None);
+    }
+}

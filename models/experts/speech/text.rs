@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use super::plan::Window;
 
-/// Samples from one timestamp token to the next: 0.02 s.
-pub const TICK: u64 = 320;
 /// How far a phrase may reach out of detected speech, in samples: 0.2 s.
 const REACH: u64 = 3_200;
 /// Time of one token where the end of a phrase is unknown, in samples: 0.4 s, slow speech.
@@ -41,8 +39,8 @@ pub fn phrases(tokens: &[u32], zero: u32) -> Vec<Phrase> {
 }
 
 /// The samples of each phrase: inside the window, near detected speech, in order and apart; `None` where that leaves
-/// nothing, which is where Whisper made words of silence.
-pub fn place(phrases: &[Phrase], window: &Window) -> Vec<Option<Range<u64>>> {
+/// nothing, which is where Whisper made words of silence. A `tick` of time has so many samples.
+pub fn place(phrases: &[Phrase], window: &Window, tick: u64) -> Vec<Option<Range<u64>>> {
     let near: Vec<Range<u64>> = window
         .speech
         .iter()
@@ -52,7 +50,7 @@ pub fn place(phrases: &[Phrase], window: &Window) -> Vec<Option<Range<u64>>> {
         })
         .collect();
     let mut last = window.samples.start;
-    let at = |tick: u64| window.samples.start.saturating_add(tick.saturating_mul(TICK)).min(window.samples.end);
+    let at = |ticks: u64| window.samples.start.saturating_add(ticks.saturating_mul(tick)).min(window.samples.end);
     phrases
         .iter()
         .map(|phrase| {
@@ -116,6 +114,7 @@ mod tests {
     use proptest::prelude::*;
 
     const ZERO: u32 = 1_000;
+    const TICK: u64 = 320;
 
     #[test]
     fn tokens_are_cut_at_timestamps() {
@@ -131,8 +130,11 @@ mod tests {
     fn words_in_silence_are_dropped_and_others_keep_to_the_speech() {
         let window = Window { samples: 16_000..176_000, speech: vec![22_400..64_000, 112_000..160_000] };
         let phrase = |start, end| Phrase { start, end, tokens: 0..2 };
-        let found =
-            place(&[phrase(0, Some(200)), phrase(220, Some(240)), phrase(240, Some(400)), phrase(400, None)], &window);
+        let found = place(
+            &[phrase(0, Some(200)), phrase(220, Some(240)), phrase(240, Some(400)), phrase(400, None)],
+            &window,
+            TICK,
+        );
         assert_eq!(found, [Some(19_200..67_200), None, Some(108_800..144_000), Some(144_000..156_800)]);
     }
 
@@ -172,7 +174,7 @@ mod tests {
             let window = Window { samples: start..at + 6_400, speech };
             let phrases: Vec<_> = ticks.iter().map(|&(start, end)| Phrase { start, end, tokens: 0..3 }).collect();
             let mut last = start;
-            for span in place(&phrases, &window).into_iter().flatten() {
+            for span in place(&phrases, &window, TICK).into_iter().flatten() {
                 prop_assert!(last <= span.start && span.start < span.end && span.end <= window.samples.end);
                 let near = |at: u64| window.speech.iter().any(|s| s.start <= at + 3_200 && at <= s.end + 3_200);
                 prop_assert!(near(span.end));

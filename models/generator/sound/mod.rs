@@ -93,6 +93,16 @@ impl SoundRule {
         read::rule(extractor, processor, audio)
     }
 
+    /// Bands of a frame.
+    pub fn bands(&self) -> usize {
+        self.bands
+    }
+
+    /// Samples from one frame to the next.
+    pub fn hop(&self) -> usize {
+        self.hop
+    }
+
     /// Samples per second that the encoder hears.
     pub fn rate(&self) -> u32 {
         self.rate
