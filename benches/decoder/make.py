@@ -8,8 +8,8 @@
   take 3.5 GB more.
 
 Each has `onnx/decoder_model_merged.onnx` and `onnx/embed_tokens.onnx` with their weights beside them, and a tokenizer.json that
-knows the words of an answer. Those of SmolLM2 also have `genai/model.onnx`, which takes input_ids: the same weights and
-layers in the form that onnxruntime-genai runs, with its genai_config.json.
+knows the words of an answer, and `genai/model.onnx` with its genai_config.json: of SmolLM2 the same weights and layers, taking
+input_ids, which is the form that onnxruntime-genai runs; of Gemma 4 the decoder as it is.
 """
 
 import json
@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-FORMAT = 3
+FORMAT = 4
 CONTEXT = 2048
 # Sizes from the published config.json: HuggingFaceTB/SmolLM2-135M; google/gemma-4-E2B-it (text_config).
 SMOLLM2 = {"family": "llama", "layers": 30, "hidden": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "wide": 1536, "vocabulary": 49152,
@@ -337,9 +337,12 @@ def write(about: dict, folder: pathlib.Path) -> None:
     texts = {"tokenizer.json": tokenizer(about["vocabulary"]), "config.json": about}
     if about["family"] == "llama":
         Decoder(about, weights, ids=True).build(folder / "genai" / "model.onnx")
-        (folder / "genai" / weights.path.name).hardlink_to(weights.path)
-        texts |= {"genai/genai_config.json": genai_config(about), "genai/tokenizer.json": texts["tokenizer.json"],
-                  "genai/tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<end>"}}
+    else:
+        # What it says to the published form is in the report.
+        (folder / "genai" / "model.onnx").hardlink_to(folder / "onnx" / "decoder_model_merged.onnx")
+    (folder / "genai" / weights.path.name).hardlink_to(weights.path)
+    texts |= {"genai/genai_config.json": genai_config(about), "genai/tokenizer.json": texts["tokenizer.json"],
+              "genai/tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<end>"}}
     weights.file.close()
     for name, text in texts.items():
         (folder / name).write_text(json.dumps(text), encoding="utf-8")
