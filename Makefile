@@ -2,6 +2,7 @@
 # make demo FILE=path    the same for your own video
 # make test              the whole test suite
 # make bench             the figures of the README
+# make bench-decoder     those of the decoder of generator packs alone
 # Each target installs what is missing, says what it downloads, and does nothing twice.
 
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/describe
@@ -15,7 +16,7 @@ RUN_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugin
 SAMPLE_PACKAGES := gcompris-qt-data flite
 TEST_PACKAGES := gstreamer1.0-x ffmpeg
 
-.PHONY: help build pack sample demo test lint bench
+.PHONY: help build pack sample demo test lint bench bench-decoder
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -60,3 +61,7 @@ bench: build pack sample system-test
 	@python3 -B benches/media.py
 	cargo bench
 	@python3 -B benches/compare.py
+	@python3 -B benches/decoder/bench.py
+
+bench-decoder: build pack
+	@python3 -B benches/decoder/bench.py

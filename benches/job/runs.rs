@@ -36,7 +36,7 @@ impl Runs {
 
 impl Subscriber for Runs {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target() == "describe_models::runtime" && metadata.name() == "run"
+        metadata.is_span() && metadata.target().starts_with("describe_models::runtime") && metadata.name() == "run"
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
