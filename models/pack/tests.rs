@@ -187,13 +187,16 @@ fn a_manifest_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_generator_pack_is_named_as_one() {
+fn a_published_folder_is_loaded_as_one() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(Manifest::read(folder.path()).unwrap_err().to_string().contains("cannot read"));
+    let settings = |path: &Path| PackSettings { path: Some(path.to_owned()), ..PackSettings::default() };
+    let error = |path: &Path| load(&settings(path), &mut |_| ()).err().map(|error| error.to_string()).unwrap();
+    assert!(error(folder.path()).contains("describe.json"));
     fs::write(folder.path().join("config.json"), "{}").unwrap();
     fs::create_dir(folder.path().join("onnx")).unwrap();
-    let error = Manifest::read(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("generator packs are not in this version yet"), "{error}");
+    assert!(error(folder.path()).contains("model_type"));
+    fs::write(folder.path().join("config.json"), r#"{"model_type":"llama"}"#).unwrap();
+    assert!(error(folder.path()).contains("tokenizer.json"));
 }
 
 #[test]

@@ -241,7 +241,7 @@ impl Decoder<'_> {
             let kept = if is_cross(slot) { cross.next() } else { own.next() };
             match kept.filter(|_| later) {
                 Some(value) => binding.bind_input(&slot.past, value)?,
-                None => binding.bind_input(&slot.past, &slot.nothing(branch)?)?,
+                None => binding.bind_input(&slot.past, &slot.nothing(1, branch)?)?,
             }
             binding.bind_output_to_device(&slot.present, self.memory)?;
         }
