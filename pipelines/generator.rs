@@ -31,6 +31,9 @@ pub struct Options {
     /// Draw among the likeliest tokens that have this share of probability
     #[arg(long, value_name = "X", default_value = "1", value_parser = number::<0, 1>)]
     pub top_p: f64,
+    /// Makes words less likely that were there before; 1 changes nothing
+    #[arg(long, value_name = "X", default_value = "1", value_parser = number::<0, 10>)]
+    pub repetition_penalty: f64,
     /// Where random numbers start
     #[arg(long, value_name = "N", default_value = "0")]
     pub seed: u64,
@@ -69,6 +72,7 @@ impl Options {
         describer.set_property("temperature", self.temperature);
         describer.set_property("top-k", self.top_k);
         describer.set_property("top-p", self.top_p);
+        describer.set_property("repetition-penalty", self.repetition_penalty.max(0.1));
         describer.set_property("seed", self.seed);
         describer.set_property("context-captions", self.context_captions);
         describer.set_property("context-tokens", self.context_tokens);

@@ -12,7 +12,7 @@ use super::{
     answer::{self, BoxUnit, Counts, Reading, TimeBase},
     choice::{Chooser, Sampling},
     decoder::Decoder,
-    encoder::{Ears, Eyes},
+    encoder::{Ears, Eyes, picture_ranges, sound_ranges},
     folder::{Dtypes, Folder},
     generate::{self, Question},
     grammar::{Grammar, GrammarError, Schema, Vocabulary},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Cancel, Clip, ClipShape, DescribeError, Describer, Kind, LoadError, Observation, Span,
     describer::Partial,
-    runtime::{Loading, Model, RunSettings},
+    runtime::{Loading, Model, Range, RunSettings},
 };
 
 /// What the model is told to be where neither the user nor the pack says.
@@ -152,21 +152,21 @@ impl Engine {
         let template =
             template.map(|(path, text)| Template::new(path, text, profile.names.clone(), reads_only)).transpose()?;
         let rules = Rules::read(&folder, &profile)?;
-        let open = |piece: &str| {
+        let open = |piece: &str, ranges: Vec<Range>| {
             let path = folder.model(piece, dtype)?;
-            Model::open(Loading { piece, path: &path, settings: run, ranges: Vec::new(), arena: false })
+            Model::open(Loading { piece, path: &path, settings: run, ranges, arena: false })
         };
         let eyes = match rules.frames {
             Some(rule) => {
                 progress("vision_encoder");
-                Some(Eyes::new(open("vision_encoder")?, rule)?)
+                Some(Eyes::new(open("vision_encoder", picture_ranges(&rule))?, rule)?)
             }
             None => None,
         };
         let ears = match rules.sound {
             Some(rule) => {
                 progress("audio_encoder");
-                Some(Ears::new(open("audio_encoder")?, rule)?)
+                Some(Ears::new(open("audio_encoder", sound_ranges(&rule))?, rule)?)
             }
             None => None,
         };

@@ -14,15 +14,58 @@ use super::{
 };
 use crate::{
     Cancel, DescribeError, Frame, LoadError,
-    runtime::{Model, Outputs, Port},
+    runtime::{Model, Outputs, Port, Range},
 };
 
 /// Frames in one run of the vision encoder.
 const BATCH: usize = 8;
 /// Frames whose features are kept: those of a few overlapping clips.
 const KEPT: usize = 128;
+/// A usual frame, to see what a rule makes of it.
+const SAMPLE: (u32, u32) = (192, 108);
 /// Side of the grid on which nearly equal frames are compared.
 const GRID: usize = 16;
+
+/// Sizes of the vision encoder's inputs with one frame, half a batch and a whole one; TensorRT builds for them.
+pub fn picture_ranges(rule: &PixelRule) -> Vec<Range> {
+    let Ok(pixels) = rule.pixels(SAMPLE.0, SAMPLE.1, &vec![0; (SAMPLE.0 * SAMPLE.1 * 3) as usize]) else {
+        return Vec::new();
+    };
+    let values = pixels.values.shape().to_vec();
+    // Tiles are counted on the second axis, everything else on the first.
+    let axis = usize::from(values.len() == 5);
+    let inputs = [
+        ("pixel_values", Some(values)),
+        ("pixel_position_ids", pixels.positions.map(|array| array.shape().to_vec())),
+        ("pixel_attention_mask", pixels.mask.map(|array| array.shape().to_vec())),
+        ("image_grid_thw", pixels.grid.map(|array| array.shape().to_vec())),
+    ];
+    let range = |(name, shape): (&str, Option<Vec<usize>>)| {
+        let shape = shape?;
+        let sizes = [1, BATCH / 2, BATCH].map(|count| {
+            let mut sizes = shape.clone();
+            sizes[axis] *= count;
+            sizes
+        });
+        Some(Range { name: name.to_owned(), sizes })
+    };
+    inputs.into_iter().filter_map(range).collect()
+}
+
+/// Sizes of the audio encoder's inputs with a tenth of a second, four seconds and the longest sound.
+pub fn sound_ranges(rule: &SoundRule) -> Vec<Range> {
+    let second = rule.rate() as usize;
+    let features = [second / 10, 4 * second, rule.longest()].map(|samples| rule.features(&vec![0.0; samples]));
+    let mut ranges = vec![Range {
+        name: "input_features".to_owned(),
+        sizes: features.each_ref().map(|features| features.values.shape().to_vec()),
+    }];
+    if features.iter().all(|features| features.mask.is_some()) {
+        let sizes = features.map(|features| features.mask.map(|mask| mask.shape().to_vec()).unwrap_or_default());
+        ranges.push(Range { name: "input_features_mask".to_owned(), sizes });
+    }
+    ranges
+}
 
 /// How much an encoder had to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -371,4 +414,40 @@ fn grid(frame: &Frame) -> [f32; GRID * GRID] {
 
 fn difference(one: &[f32; GRID * GRID], other: &[f32; GRID * GRID]) -> f32 {
     one.iter().zip(other).map(|(one, other)| (one - other).abs()).sum::<f32>() / one.len() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::testing;
+
+    #[test]
+    fn tensorrt_is_told_the_sizes_that_encoders_get() {
+        for pack in testing::packs() {
+            let processor = testing::json(&pack, "processor_config.json");
+            for part in ["image_processor", "video_processor"] {
+                let Some(rule) = processor.get(part).map(|part| PixelRule::read(part).unwrap().with_split(false))
+                else {
+                    continue;
+                };
+                let ranges = picture_ranges(&rule);
+                let two = rule.batch(96, 54, &[&[0; 96 * 54 * 3], &[9; 96 * 54 * 3]]).unwrap();
+                let found = two.values.shape();
+                let [least, _, most] = &ranges[0].sizes;
+                let within = |axis: usize| (least[axis]..=most[axis]).contains(&found[axis]);
+                assert!((0..found.len()).all(within), "{}: {found:?} of {ranges:?}", pack.display());
+            }
+            if let Some(part) = processor.get("feature_extractor").filter(|part| part.get("fft_length").is_some()) {
+                let rule = SoundRule::read(part, &processor, &serde_json::Value::Null).unwrap();
+                let ranges = sound_ranges(&rule);
+                let found = rule.features(&vec![0.0; rule.rate() as usize]).values.shape().to_vec();
+                let [least, _, most] = &ranges[0].sizes;
+                assert!(
+                    (0..3).all(|axis| (least[axis]..=most[axis]).contains(&found[axis])),
+                    "{found:?} of {ranges:?}"
+                );
+                assert_eq!(ranges[1].name, "input_features_mask");
+            }
+        }
+    }
 }

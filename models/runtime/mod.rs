@@ -21,7 +21,7 @@ use tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 pub use self::{
     graph::Graph,
     model::{Dim, Loading, Model, Outputs, Port},
-    provider::{Attempt, Provider, RunSettings, attempts},
+    provider::{Attempt, Provider, Range, RunSettings, attempts},
 };
 use crate::describer::LoadError;
 
