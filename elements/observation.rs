@@ -63,6 +63,7 @@ pub fn structure(observation: &Observation) -> gst::Structure {
         .field_if("labels", gst::Array::new(labels), !observation.labels.is_empty())
         .field_if_some("language", observation.language.as_deref())
         .field_if_some("box", observation.bounds.map(|bounds| gst::Array::new(bounds.map(f64::from))))
+        .field_if_some("embedding", observation.embedding_base64())
         .build()
 }
 
@@ -103,6 +104,7 @@ mod tests {
         gst::init().unwrap();
         let mut said = barking();
         said.language = Some("en".into());
+        said.embedding = Some(vec![0.5, -1.0]);
         let structure = structure(&said);
         let json: serde_json::Value = serde_json::from_str(&said.to_json()).unwrap();
         let mut names: Vec<&str> = structure.fields().map(|name| name.as_str()).collect();

@@ -2,6 +2,7 @@
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
 use crate::time::Span;
@@ -92,10 +93,41 @@ pub struct Observation {
     /// Where in the picture: left, top, right, bottom as parts of its width and height, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "box")]
     pub bounds: Option<[f32; 4]>,
+    /// What a model made of the frame or the sound, of length 1, for search; in JSON base64 of little-endian f32.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "embedding")]
+    pub embedding: Option<Vec<f32>>,
+}
+
+/// Embeddings in JSON.
+mod embedding {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(values: &Option<Vec<f32>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match values {
+            Some(values) => serializer.serialize_some(&super::base64_of(values)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        super::from_base64(&text).map(Some).ok_or_else(|| D::Error::custom("embedding is no base64 of f32"))
+    }
+}
+
+fn base64_of(values: &[f32]) -> String {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    BASE64_STANDARD.encode(bytes)
+}
+
+fn from_base64(text: &str) -> Option<Vec<f32>> {
+    let bytes = BASE64_STANDARD.decode(text).ok()?;
+    let (values, rest) = bytes.as_chunks::<4>();
+    rest.is_empty().then(|| values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
 impl Observation {
-    /// An observation without labels, language or place.
+    /// An observation without labels, language, place or embedding.
     pub fn new(kind: Kind, span: Span, text: impl Into<String>, confidence: f32, source: &str) -> Self {
         Self {
             kind,
@@ -106,6 +138,7 @@ impl Observation {
             labels: Vec::new(),
             language: None,
             bounds: None,
+            embedding: None,
         }
     }
 
@@ -143,7 +176,15 @@ impl Observation {
         if let Some(bounds) = self.bounds {
             value["box"] = bounds.map(round).to_vec().into();
         }
+        if let Some(embedding) = self.embedding_base64() {
+            value["embedding"] = embedding.into();
+        }
         value.to_string()
+    }
+
+    /// The embedding as it stands in JSON.
+    pub fn embedding_base64(&self) -> Option<String> {
+        self.embedding.as_deref().map(base64_of)
     }
 
     /// An observation from a line of JSON, with its span set right.
@@ -174,10 +215,12 @@ mod tests {
     proptest! {
         #[test]
         fn json_round_trip(start in any::<u32>(), length in any::<u32>(), text in ".*", language in proptest::option::of("[a-z]{2}"),
-                           kind in 0usize..6, confidence in 0u16..=10_000) {
+                           kind in 0usize..6, confidence in 0u16..=10_000,
+                           embedding in proptest::option::of(proptest::collection::vec(-1e9f32..1e9, 0..9))) {
             let span = Span::new(start.into(), u64::from(start) + u64::from(length));
             let mut said = Observation::new(Kind::ALL[kind], span, text, f32::from(confidence) / 1e4, "x");
             said.language = language;
+            said.embedding = embedding;
             prop_assert_eq!(Observation::from_json(&said.to_json()).unwrap(), said);
         }
 

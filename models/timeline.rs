@@ -103,7 +103,9 @@ impl Timeline {
 }
 
 fn says_the_same(one: &Observation, other: &Observation) -> bool {
-    one.kind == other.kind && one.text == other.text && one.source == other.source
+    // Each frame and each window has its own embedding.
+    let embedded = one.embedding.is_some() || other.embedding.is_some();
+    !embedded && one.kind == other.kind && one.text == other.text && one.source == other.source
 }
 
 fn grow(before: &mut Observation, next: Observation) {

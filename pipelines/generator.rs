@@ -46,6 +46,12 @@ pub struct Options {
     /// Number format of the model's files, such as q4f16 or decoder_model_merged=q4f16,embed_tokens=int8
     #[arg(long, value_name = "FORMAT", value_parser = dtype)]
     pub dtype: Option<String>,
+    /// What a CLIP, SigLIP or CLAP pack looks or listens for: words with commas, or a file with one a line
+    #[arg(long, value_name = "WORDS|FILE")]
+    pub labels: Option<String>,
+    /// Write the embedding of each frame or window of sound that a CLIP, SigLIP or CLAP pack makes
+    #[arg(long)]
+    pub embeddings: bool,
 }
 
 fn evidence(word: &str) -> Result<String, String> {
@@ -77,5 +83,7 @@ impl Options {
         describer.set_property("context-captions", self.context_captions);
         describer.set_property("context-tokens", self.context_tokens);
         describer.set_property("dtype", &self.dtype);
+        describer.set_property("labels", &self.labels);
+        describer.set_property("embeddings", self.embeddings);
     }
 }

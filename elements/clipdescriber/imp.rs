@@ -113,6 +113,12 @@ pub struct ClipDescriber {
     #[property(name = "near-frames", nick = "Near frames", get, set, type = f64, member = near_frames,
         blurb = "Mean difference, 0 to 255, up to which frames count as the same for a generator; 0: only equal ones",
         builder().minimum(0.0).maximum(255.0).default_value(0.0).mutable_ready())]
+    #[property(name = "labels", nick = "Labels", get, set, type = Option<String>, member = labels,
+        blurb = "What a CLIP, SigLIP or CLAP pack looks or listens for: words with commas, or a file with one a line",
+        builder().mutable_ready())]
+    #[property(name = "embeddings", nick = "Embeddings", get, set, type = bool, member = embeddings,
+        blurb = "Write the embedding of each frame or window of sound that a CLIP, SigLIP or CLAP pack makes",
+        builder().default_value(false).mutable_ready())]
     #[property(name = "post-partial", nick = "Post partial answers", get, set, type = bool, member = post_partial,
         blurb = "Post a generator's answer as element messages 'partial' while it grows",
         builder().default_value(false).mutable_ready())]

@@ -101,6 +101,8 @@ pub struct Settings {
     pub context_tokens: u32,
     pub dtype: Option<String>,
     pub near_frames: f64,
+    pub labels: Option<String>,
+    pub embeddings: bool,
     pub post_partial: bool,
 }
 
@@ -132,6 +134,8 @@ impl Default for Settings {
             context_tokens: 0,
             dtype: None,
             near_frames: 0.0,
+            labels: None,
+            embeddings: false,
             post_partial: false,
         }
     }
@@ -196,6 +200,8 @@ impl Settings {
             context_captions: self.context_captions as usize,
             context_tokens: self.context_tokens as usize,
             near_frames: self.near_frames as f32,
+            labels: self.labels.clone(),
+            embeddings: self.embeddings,
             ..Wishes::default()
         })
     }

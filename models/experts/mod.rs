@@ -9,6 +9,7 @@ pub mod labels;
 mod lines;
 pub mod mel;
 mod outputs;
+pub mod pairs;
 pub mod people;
 pub mod pixels;
 pub mod shots;

@@ -98,6 +98,10 @@ pub struct Wishes {
     pub drafts: bool,
     /// Mean difference, 0 to 255, up to which frames share features; 0: only equal ones do.
     pub near_frames: f32,
+    /// Labels to look and listen for: words with commas or a file; only of pairs such as CLIP.
+    pub labels: Option<String>,
+    /// Whether pairs write embeddings.
+    pub embeddings: bool,
 }
 
 impl Default for Wishes {
@@ -114,6 +118,8 @@ impl Default for Wishes {
             context_tokens: 0,
             drafts: true,
             near_frames: 0.0,
+            labels: None,
+            embeddings: false,
         }
     }
 }

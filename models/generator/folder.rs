@@ -60,6 +60,12 @@ pub struct Overrides {
     pub stream_times: bool,
     /// Longest side of frames, in pixels.
     pub max_size: Option<u32>,
+    /// Probability from which a label is said, 0 to 1; only of pairs such as CLIP.
+    pub threshold: Option<f32>,
+    /// What the cosines of a pair are multiplied with.
+    pub logit_scale: Option<f32>,
+    /// What is added to them then.
+    pub logit_bias: Option<f32>,
 }
 
 /// Number formats that are wanted.

@@ -1,11 +1,17 @@
-//! Published models that are no generators: a Whisper writes down what is spoken.
+//! Published models that are no generators: a Whisper writes down what is spoken, a pair such as CLIP looks or listens for
+//! labels.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{Loaded, Manifest, PackSettings, Progress, data_folders, locate_in};
 use crate::{
     ClipShape, Kind, LoadError,
-    experts::{Expert, speech::Speech, tape::RATE},
+    experts::{
+        Expert,
+        pairs::{self, Asked, Family},
+        speech::Speech,
+        tape::RATE,
+    },
     generator::folder::{Dtypes, Folder},
     lite::Lite,
 };
@@ -21,7 +27,7 @@ pub(super) fn load(
 ) -> Option<Result<Loaded, LoadError>> {
     match folder.model_type.as_str() {
         "whisper" => Some(whisper(folder, settings, progress)),
-        _ => None,
+        model_type => Family::of(model_type).map(|family| pair(folder, family, settings, progress)),
     }
 }
 
@@ -46,6 +52,43 @@ fn whisper(folder: &Folder, settings: &PackSettings, progress: &mut dyn FnMut(Pr
     let speech = Speech::load(&files, &wishes.into(), &settings.run)?;
     let shape = ClipShape { max_size: UNSEEN, rate: RATE, frames: Some(1) };
     Ok(loaded(folder, settings, shape, vec![Box::new(speech)], missing))
+}
+
+fn pair(
+    folder: &Folder,
+    family: Family,
+    settings: &PackSettings,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Loaded, LoadError> {
+    let hears = family == Family::Clap;
+    let kind = if hears { Kind::Sound } else { Kind::Object };
+    says(folder, settings, &[kind])?;
+    let wishes = &settings.generator;
+    let labels = pairs::labels(wishes.labels.as_deref().unwrap_or_default())?;
+    let reason = match labels.len() {
+        0 if !wishes.embeddings => {
+            "it needs to be told what to look or listen for: give labels=cat,dog or embeddings=true"
+        }
+        1 if family != Family::Siglip => {
+            "its labels share one probability, so that of a single one is always 1: give two or more"
+        }
+        _ => "",
+    };
+    if !reason.is_empty() {
+        return Err(LoadError::Format { path: folder.path.clone(), reason: reason.to_owned() });
+    }
+    progress(Progress { piece: kind.as_str().into(), done: 0, total: 1 });
+    let asked = Asked { labels, template: wishes.prompt.clone(), embeddings: wishes.embeddings };
+    let dtype = wishes.dtype.as_ref();
+    if hears {
+        let sounds = pairs::Sounds::load(folder, family, asked, dtype, &settings.run)?;
+        let shape = ClipShape { max_size: UNSEEN, rate: sounds.rate(), frames: Some(1) };
+        return Ok(loaded(folder, settings, shape, vec![Box::new(sounds)], Vec::new()));
+    }
+    let pictures = pairs::Pictures::load(folder, family, asked, dtype, &settings.run)?;
+    let max_size = folder.overrides.max_size.unwrap_or(pictures.max_size()).max(UNSEEN);
+    let shape = ClipShape { max_size, rate: RATE, frames: folder.overrides.frames };
+    Ok(loaded(folder, settings, shape, vec![Box::new(pictures)], Vec::new()))
 }
 
 fn loaded(
