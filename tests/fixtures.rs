@@ -474,6 +474,43 @@ fn odd_decoders_are_right() {
     }
 }
 
+/// However the cache is kept, in place or made anew: a prefix stays until it is written over, and room is made for more.
+#[test]
+fn a_prefix_outlives_other_prompts_but_not_being_written_over() {
+    let cancel = cancel();
+    for (pack, mut decoder) in decoders() {
+        let Some((name, case)) = pack.cases().into_iter().find(|(_, case)| case["kind"] != "rewind") else { continue };
+        let ids = pack.ids(&case);
+        let (prefix, last) = (ids.len() / 2, ids.len() - 1);
+        let prompt = |ids: Vec<u32>| Prompt { ids, soft: Vec::new() };
+        let mut early = ids.clone();
+        early[prefix - 1] = ids[last];
+        early.truncate(last);
+        let mut late = ids.clone();
+        late[prefix] = ids[0];
+        let mut fresh = |ids: &[u32]| {
+            decoder.reset();
+            decoder.feed(&prompt(ids.to_vec()), 0, &cancel).unwrap().last().to_vec()
+        };
+        let wanted = [&ids, &late, &early, &ids].map(|ids| fresh(ids));
+        decoder.reset();
+        // The third keeps no prefix of its own.
+        for ((ids, prefix), wanted) in [(&ids, prefix), (&late, prefix), (&early, 0), (&ids, 0)].into_iter().zip(wanted)
+        {
+            let logits = decoder.feed(&prompt(ids.clone()), prefix, &cancel).unwrap();
+            assert_close(logits.last(), &wanted, pack.bound(), &format!("{} {name}", pack.name()));
+            decoder.clear();
+        }
+        // Beyond the room that there is at first.
+        let long: Vec<u32> = ids.iter().cycle().take(240).copied().collect();
+        decoder.reset();
+        let Ok(whole) = decoder.feed(&prompt(long.clone()), 0, &cancel) else { continue };
+        decoder.reset();
+        let parts = decoder.feed_in(&prompt(long), 0, 40, &cancel).unwrap();
+        assert_close(parts.last(), whole.last(), pack.bound(), "240 tokens in parts");
+    }
+}
+
 #[test]
 fn two_prompts_in_one_run_read_as_one_by_one() {
     let cancel = cancel();

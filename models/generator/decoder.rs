@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use half::f16;
 use ndarray::Array2;
 use ort::{
-    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::IoBinding,
-    value::{DynValue, Tensor, TensorElementType},
+    value::{DynTensor, DynValue, Tensor, TensorElementType},
 };
 
 use super::{
@@ -25,6 +25,9 @@ use crate::{
 /// Tokens of a prompt that are read in one run; more make the run's memory grow with their square.
 pub const CHUNK: usize = 512;
 const EMBED: &str = "embed_tokens";
+/// Tokens that a cache in place has room for at first, and the share by which it has more than it needs: one eighth.
+const ROOM: usize = 64;
+const SPARE: usize = 8;
 
 /// A cache tensor: what it is called going in and coming out, and which axis grows.
 #[derive(Debug, Clone)]
@@ -54,7 +57,7 @@ pub struct Work {
     pub reused: u64,
     /// Runs of the decoder.
     pub runs: u64,
-    /// Bytes of the cache that were copied on the processor, to cut it.
+    /// Bytes of the cache that were copied on the processor by us, to cut it or to make room.
     pub copied: u64,
 }
 
@@ -77,8 +80,11 @@ pub struct Decoder {
     binding: IoBinding,
     memory: MemoryInfo<'static>,
     cache: Cache,
-    /// The cache at the end of the fixed prefix.
+    /// The cache at the end of the fixed prefix; its tokens alone where the cache is in place.
     prefix: Option<Cache>,
+    /// Whether keys and values are written behind those there are, in memory that has room for more.
+    in_place: bool,
+    room: usize,
     work: Work,
 }
 
@@ -159,6 +165,8 @@ impl Decoder {
             memory,
             cache: Cache::default(),
             prefix: None,
+            in_place: in_place(&model),
+            room: 0,
             work: Work::default(),
             model,
         })
@@ -196,13 +204,28 @@ impl Decoder {
 
     /// Forgets everything it has read, but not the fixed prefix.
     pub fn clear(&mut self) {
-        self.cache = Cache::default();
+        self.take(Cache::default());
     }
 
     /// Forgets the prefix too.
     pub fn reset(&mut self) {
-        self.clear();
-        self.prefix = None;
+        (self.cache, self.prefix, self.room) = (Cache::default(), None, 0);
+    }
+
+    /// What was kept becomes the cache.
+    fn take(&mut self, kept: Cache) {
+        match self.in_place {
+            true => self.cache.tokens = kept.tokens,
+            false => self.cache = kept,
+        }
+    }
+
+    /// The cache as it is now, to be kept.
+    fn kept(&self) -> Cache {
+        match self.in_place {
+            true => Cache { values: Vec::new(), tokens: self.cache.tokens.clone() },
+            false => self.cache.clone(),
+        }
     }
 
     /// Reads `prompt` and gives the scores after its last token.
@@ -227,9 +250,9 @@ impl Decoder {
         }
         // The last token is always read, for its scores.
         let known = common(&self.cache.tokens, &tokens[..tokens.len() - 1]);
-        let kept = self.prefix.as_ref().filter(|kept| tokens[..tokens.len() - 1].starts_with(&kept.tokens));
+        let kept = self.prefix.clone().filter(|kept| tokens[..tokens.len() - 1].starts_with(&kept.tokens));
         match kept {
-            Some(kept) if kept.tokens.len() > known => self.cache = kept.clone(),
+            Some(kept) if kept.tokens.len() > known => self.take(kept),
             _ => self.rewind(known)?,
         }
         self.work.reused += self.len() as u64;
@@ -242,7 +265,7 @@ impl Decoder {
             }
             logits = self.run(prompt, &tokens, at, until, 1, cancel)?;
             if until == prefix {
-                self.prefix = Some(self.cache.clone());
+                self.prefix = Some(self.kept());
             }
         }
         Ok(logits)
@@ -265,6 +288,10 @@ impl Decoder {
         }
         if length == 0 {
             self.clear();
+            return Ok(());
+        }
+        if self.in_place {
+            self.cache.tokens.truncate(length);
             return Ok(());
         }
         if let Some(prefix) = self
@@ -315,6 +342,11 @@ impl Decoder {
         cancel: &Cancel,
     ) -> Result<Logits, DescribeError> {
         let embedded = self.embeddings(prompt, from, until, cancel)?;
+        if self.in_place {
+            self.make_room(until).map_err(|error| self.failed(error))?;
+            // Keys of the prefix are about to be written over.
+            self.prefix.take_if(|prefix| from < prefix.tokens.len());
+        }
         let bound = self.bind(prompt, from, until, keep, &embedded);
         bound.map_err(|error| self.failed(error))?;
         drop(embedded);
@@ -324,18 +356,43 @@ impl Decoder {
         let mut outputs = outputs?;
         let logits = self.logits(&outputs, until - from, keep)?;
         let mut values = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
+        for slot in self.slots.iter().filter(|_| !self.in_place) {
             let Some(value) = outputs.remove(&slot.present) else {
                 return Err(self.failed(ort::Error::new(format!("it did not give '{}'", slot.present))));
             };
             values.push(Arc::new(value));
         }
-        self.cache.values = values;
+        if !self.in_place {
+            self.cache.values = values;
+        }
         self.cache.tokens.truncate(from);
         self.cache.tokens.extend_from_slice(&tokens[from..until]);
         self.work.tokens += (until - from) as u64;
         self.work.runs += 1;
         Ok(logits)
+    }
+
+    /// Room for `length` tokens in a cache in place.
+    fn make_room(&mut self, length: usize) -> ort::Result<()> {
+        if length <= self.room {
+            return Ok(());
+        }
+        let (allocator, has, room) = (Allocator::default(), self.cache.tokens.len(), ROOM.max(length + length / SPARE));
+        for (index, slot) in self.slots.iter().enumerate() {
+            let mut shape = slot.empty.clone();
+            shape[slot.axis] = room;
+            let mut value = DynTensor::new(&allocator, slot.kind, shape)?.into_dyn();
+            match self.cache.values.get_mut(index) {
+                // One after the other, so that there is never a second cache.
+                Some(old) => {
+                    self.work.copied += carry(old, &mut value, slot, has)?;
+                    *old = Arc::new(value);
+                }
+                None => self.cache.values.push(Arc::new(value)),
+            }
+        }
+        self.room = room;
+        Ok(())
     }
 
     /// The embeddings of the tokens `from..until`, features in the place of soft ones.
@@ -424,7 +481,13 @@ impl Decoder {
             binding.bind_input("position_ids", &Tensor::from_array(positions)?)?;
         }
         for (index, slot) in self.slots.iter().enumerate() {
-            match self.cache.values.get(index) {
+            match self.cache.values.get_mut(index) {
+                Some(value) if self.in_place => {
+                    binding.bind_input(&slot.past, &**value)?;
+                    let value = Arc::get_mut(value).ok_or_else(|| ort::Error::new("the cache is held elsewhere"))?;
+                    binding.bind_output(&slot.present, value)?;
+                    continue;
+                }
                 Some(value) => binding.bind_input(&slot.past, &**value)?,
                 None => binding.bind_input(&slot.past, &slot.nothing(1, self.branch)?)?,
             }
@@ -556,6 +619,11 @@ fn identities(prompt: &Prompt) -> Vec<u64> {
 
 fn common(one: &[u64], other: &[u64]) -> usize {
     one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+/// Whether its cache is in place: a graph that allows it, which is told of the tokens, on the processor.
+fn in_place(model: &Model) -> bool {
+    model.provider() == Provider::Cpu && model.graph().caches_in_place() && model.input("attention_mask").is_some()
 }
 
 /// Where the cache stays: with the device that runs the model.
@@ -732,5 +800,22 @@ pub(crate) fn cut(value: &DynValue, slot: &Slot, length: usize) -> ort::Result<(
             let bytes = 4 * values.len() as u64;
             Ok((Tensor::from_array((shape, values))?.into_dyn(), bytes))
         }
+    }
+}
+
+/// Copies the first `length` tokens of one cache tensor to the start of another; how many bytes they have.
+fn carry(from: &DynValue, to: &mut DynValue, slot: &Slot, length: usize) -> ort::Result<u64> {
+    fn rows<T: Copy>(from: &[T], to: &mut [T], sizes: [usize; 2], used: usize) -> u64 {
+        let pairs = from.chunks_exact(sizes[0].max(1)).zip(to.chunks_exact_mut(sizes[1].max(1)));
+        let copied = pairs.map(|(from, to)| to[..used].copy_from_slice(&from[..used])).count();
+        (copied * used * size_of::<T>()) as u64
+    }
+    let inner: usize = slot.empty[slot.axis + 1..].iter().product();
+    let sizes = [from.shape(), to.shape()].map(|shape| shape[slot.axis] as usize * inner);
+    match slot.kind {
+        TensorElementType::Float16 => {
+            Ok(rows::<f16>(from.try_extract_tensor()?.1, to.try_extract_tensor_mut()?.1, sizes, length * inner))
+        }
+        _ => Ok(rows::<f32>(from.try_extract_tensor()?.1, to.try_extract_tensor_mut()?.1, sizes, length * inner)),
     }
 }

@@ -17,6 +17,8 @@ const MAX_ELEMENTS: u64 = 1 << 33;
 const MAX_NAME: u64 = 4096;
 /// Deepest nesting of messages: graphs in attributes of nodes.
 const MAX_DEPTH: usize = 48;
+/// What the names of the cache's inputs begin with.
+const CACHE: &str = "past_key_values";
 /// Most names of operators and files that are kept.
 const MAX_NAMES: usize = 4096;
 
@@ -28,6 +30,8 @@ pub struct Graph {
     pub operators: BTreeSet<String>,
     /// Files that hold weights, relative to the ONNX file.
     pub weights: BTreeSet<String>,
+    /// Names of the operators that read an input of the cache, `past_key_values…`.
+    cache_readers: BTreeSet<String>,
     /// Inputs that declare more elements than any machine holds, with their sizes.
     huge: Vec<(String, Vec<u64>)>,
 }
@@ -82,6 +86,12 @@ impl Graph {
     /// Whether it uses operators outside the ONNX standard, such as GroupQueryAttention or MatMulNBits.
     pub fn has_contrib(&self) -> bool {
         self.operators.iter().any(|name| name.contains('.'))
+    }
+
+    /// Whether keys and values may be written behind those there are, in the same memory: where nothing but
+    /// GroupQueryAttention reads them, which is told by the mask how many there are (onnxruntime, ContribOperators.md).
+    pub fn caches_in_place(&self) -> bool {
+        self.cache_readers.iter().eq(["com.microsoft.GroupQueryAttention"])
     }
 
     /// Whether it uses the operator of that name, whatever its domain.
@@ -212,10 +222,11 @@ impl Walk {
         if depth > MAX_DEPTH {
             return Err(Fault::Form("its graphs are nested too deeply".into()));
         }
-        let (mut operator, mut domain) = (String::new(), String::new());
+        let (mut operator, mut domain, mut reads_cache) = (String::new(), String::new(), false);
         self.fields(end, |walk, number, field| {
             let Field::Bytes(until) = field else { return Ok(()) };
             match (message, number) {
+                (Message::Node, 1) => reads_cache |= walk.text(until)?.starts_with(CACHE),
                 (Message::Node, 4) => operator = walk.text(until)?,
                 (Message::Node, 7) => domain = walk.text(until)?,
                 (Message::Graph, 11) if depth <= 1 => walk.input(until)?,
@@ -230,7 +241,11 @@ impl Walk {
         })?;
         if message == Message::Node && self.graph.operators.len() < MAX_NAMES {
             let standard = matches!(domain.as_str(), "" | "ai.onnx");
-            self.graph.operators.insert(if standard { operator } else { format!("{domain}.{operator}") });
+            let operator = if standard { operator } else { format!("{domain}.{operator}") };
+            if reads_cache {
+                self.graph.cache_readers.insert(operator.clone());
+            }
+            self.graph.operators.insert(operator);
         }
         Ok(())
     }
@@ -328,6 +343,22 @@ mod tests {
         let wanted = ["Add", "If", "com.microsoft.GroupQueryAttention"];
         assert_eq!(graph.operators.iter().collect::<Vec<_>>(), wanted);
         assert!(graph.has_contrib() && graph.has("GroupQueryAttention") && !graph.has("Conv"));
+    }
+
+    #[test]
+    fn a_cache_is_in_place_where_only_group_query_attention_reads_it() {
+        let reader = |operator: &str, domain: &str| {
+            field(
+                1,
+                &[field(1, b"past_key_values.0.key"), field(4, operator.as_bytes()), field(7, domain.as_bytes())]
+                    .concat(),
+            )
+        };
+        let in_place = |nodes: &[Vec<u8>]| read(&field(7, &nodes.concat())).unwrap().caches_in_place();
+        let grouped = reader("GroupQueryAttention", "com.microsoft");
+        assert!(in_place(&[grouped.clone(), node("Add", "")]));
+        assert!(!in_place(&[grouped, reader("Shape", "")]) && !in_place(&[reader("Concat", "")]));
+        assert!(!in_place(&[node("GroupQueryAttention", "com.microsoft")]));
     }
 
     #[test]
