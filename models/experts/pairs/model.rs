@@ -135,7 +135,7 @@ impl Pair {
         let reader = Reader::new(folder, &text)?;
         let template = [asked.template.as_deref(), folder.overrides.prompt.as_deref()];
         let template = template.into_iter().flatten().find(|text| text.contains("{}")).unwrap_or(family.template());
-        let other = both.then(|| (input, shape));
+        let other = both.then_some((input, shape));
         let mut rows = Vec::with_capacity(asked.labels.len());
         let mut cosines = Vec::new();
         for label in &asked.labels {

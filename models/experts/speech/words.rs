@@ -96,13 +96,7 @@ impl Words {
         let inward = |id: u32| order.as_ref().map_or(id, |order| order.inward(id));
         let list = |key: &str| {
             let all = folder.generation.get(key).or_else(|| folder.config.get(key))?.as_array()?;
-            Some(
-                all.iter()
-                    .filter_map(|id| token(id))
-                    .filter(|id| (*id as usize) < size)
-                    .map(inward)
-                    .collect::<Vec<_>>(),
-            )
+            Some(all.iter().filter_map(token).filter(|id| (*id as usize) < size).map(inward).collect::<Vec<_>>())
         };
         let end = inward(end);
         let within = |found: Vec<u32>| found.into_iter().filter(|id| (*id as usize) < size).map(inward).collect();
