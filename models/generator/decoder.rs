@@ -522,6 +522,14 @@ impl Decoder {
         Ok(Logits { values, width })
     }
 
+    /// Whether a token scores the same however many are read with it. Products of activations rounded to 8 bits do not: the
+    /// scale is that of all rows together, and near ties flip.
+    pub fn is_exact(&self) -> bool {
+        !["MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLinear"]
+            .iter()
+            .any(|name| self.uses(name))
+    }
+
     pub(super) fn takes(&self, input: &str) -> bool {
         self.model.input(input).is_some()
     }

@@ -51,7 +51,7 @@ pub fn answer(
     cancel: &Cancel,
     hear: &mut dyn FnMut(&str),
 ) -> Result<Said, DescribeError> {
-    let drafts = question.drafts && chooser.is_greedy() && decoder.provider() == Provider::Cpu;
+    let drafts = question.drafts && chooser.is_greedy() && decoder.provider() == Provider::Cpu && decoder.is_exact();
     let mut logits = decoder.feed(question.prompt, question.prefix, cancel)?;
     let mut history = question.prompt.ids.clone();
     let (mut said, mut surprise) = (Said::default(), 0.0f64);
