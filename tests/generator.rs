@@ -1,6 +1,5 @@
 //! Generator packs through the public surface: the command, gst-launch and the element.
 
-#[allow(dead_code, reason = "each test file uses its part")]
 mod common;
 #[path = "../models/generator/testing.rs"]
 #[allow(dead_code, reason = "shared with the unit tests")]

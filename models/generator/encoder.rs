@@ -385,7 +385,7 @@ fn rows(model: &Model, outputs: &Outputs) -> Result<Array2<f32>, DescribeError> 
         Err(_) => value.try_extract_array::<f16>().map_err(failed)?.mapv(f32::from),
     };
     let width = values.shape().last().copied().unwrap_or(0);
-    let count = if width == 0 { 0 } else { values.len() / width };
+    let count = values.len().checked_div(width).unwrap_or(0);
     let rows = values.into_shape_with_order(IxDyn(&[count, width])).and_then(|rows| rows.into_dimensionality());
     rows.map_err(|error| failed(ort::Error::new(error.to_string())))
 }

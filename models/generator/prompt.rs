@@ -23,6 +23,9 @@ pub struct Features {
     pub key: u64,
 }
 
+/// Whether a medium is of one sort.
+type IsMedium = fn(&Medium) -> bool;
+
 /// How many soft tokens a picture has, and how it is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
@@ -170,8 +173,8 @@ impl Prompter {
 
     fn expand(&self, chat: &str, media: &[Medium]) -> Result<String, PromptError> {
         let Profile { image, video, audio, .. } = &self.profile;
-        let marks: Vec<(&Marks, fn(&Medium) -> bool)> = [
-            (image, (|medium| matches!(medium, Medium::Image(_))) as fn(&Medium) -> bool),
+        let marks: Vec<(&Marks, IsMedium)> = [
+            (image, (|medium| matches!(medium, Medium::Image(_))) as IsMedium),
             (video, |medium| matches!(medium, Medium::Video { .. })),
             (audio, |medium| matches!(medium, Medium::Audio(_))),
         ]
@@ -341,9 +344,9 @@ fn in_words(number: usize) -> String {
     const TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
     match number {
         0..20 => SMALL[number].to_owned(),
-        20..100 if number % 10 == 0 => TENS[number / 10].to_owned(),
+        20..100 if number.is_multiple_of(10) => TENS[number / 10].to_owned(),
         20..100 => format!("{}-{}", TENS[number / 10], SMALL[number % 10]),
-        100..1000 if number % 100 == 0 => format!("{} hundred", SMALL[number / 100]),
+        100..1000 if number.is_multiple_of(100) => format!("{} hundred", SMALL[number / 100]),
         100..1000 => format!("{} hundred and {}", SMALL[number / 100], in_words(number % 100)),
         _ => number.to_string(),
     }

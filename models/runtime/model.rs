@@ -86,7 +86,8 @@ struct Shared {
 }
 
 /// All sessions in use. Held while one is loaded, so that nobody loads the same a second time meanwhile.
-static SESSIONS: LazyLock<Mutex<Vec<(Key, Weak<Shared>)>>> = LazyLock::new(Mutex::default);
+static SESSIONS: LazyLock<Mutex<Sessions>> = LazyLock::new(Mutex::default);
+type Sessions = Vec<(Key, Weak<Shared>)>;
 
 /// A loaded ONNX file; clones, and other loads of the same file, share its session and weights.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! The vocabulary of a Whisper: its tokenizer and what its special tokens mean.
 //!
 //! Inside, tokens are numbered so that words come first, then the end, other special tokens and last the timestamps, as
-//! in the vocabularies of OpenAI; [`Order`] goes between that and a model that numbers them otherwise.
+//! in the vocabularies of OpenAI; `Order` goes between that and a model that numbers them otherwise.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
