@@ -68,8 +68,8 @@ enum Command {
 /// Blocks of memory from this size on go back to the system when they are freed, in bytes.
 ///
 /// Left alone, glibc raises the limit to that of the largest block seen, and memory of one large run stays for good. A
-/// lower limit gives more back and costs more page faults: 1 MiB took 400 MB and 7 s of the system's time where this
-/// takes 450 MB and 2.6 s (benches/compare.py, small clip).
+/// lower limit gives more back and costs more page faults: 1 MiB took 400 MB and 7 s of the system's time, this takes
+/// about 460 MB and 3 s (single runs on the small clip of benches/media.py).
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK: i32 = 8 << 20;
 
